@@ -1,0 +1,189 @@
+package httpapi
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	// recovery is how long the pace takes from nothing back to its upper bound after 429s.
+	recovery = time.Minute
+	// slowest is the part of the upper bound below which the pace never falls: a client that all but
+	// stopped would not learn that it may go on.
+	slowest = 1.0 / 64
+	// littleLeft is the part of a published budget from which on the rest is spread over the period;
+	// littleLeftOfUnknown is that number of requests where the budget's size is not published.
+	littleLeft          = 0.2
+	littleLeftOfUnknown = 100
+	// A 429 that says no time is followed by a pause of firstPause, doubled in a row up to longestPause.
+	firstPause   = time.Second
+	longestPause = time.Minute
+)
+
+// pacer decides when the next request of a client may leave: additive
+// increase, multiplicative decrease on top of a token bucket.
+//
+// Requests queue for turn and only the one that holds it asks the bucket, so
+// nobody has reserved a departure when the pace drops: a 429 slows every
+// neighbour at once.
+type pacer struct {
+	turn chan struct{}
+
+	mu        sync.Mutex
+	bucket    *rate.Limiter
+	full      rate.Limit // upper bound, and burst, of all shares together
+	burst     int
+	shares    int
+	pace      rate.Limit // as of since
+	since     time.Time
+	cut       time.Time // when the pace was last halved
+	row       int       // 429s in a row that halved it
+	pause     time.Time // nobody leaves before
+	spread    rate.Limit
+	spreadEnd time.Time // until then the pace is spread at most
+}
+
+func newPacer(perSecond float64, burst int) *pacer {
+	full := rate.Limit(perSecond)
+	return &pacer{
+		turn:   make(chan struct{}, 1),
+		bucket: rate.NewLimiter(full, burst),
+		full:   full,
+		burst:  burst,
+		shares: 1,
+		pace:   full,
+	}
+}
+
+// wait returns when a request may leave, or with ctx's error.
+func (p *pacer) wait(ctx context.Context) error {
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for {
+		delay := p.take(time.Now())
+		if delay <= 0 {
+			return ctx.Err()
+		}
+		timer := time.NewTimer(delay)
+		select {
+		case <-timer.C: // look again: the pace may have changed meanwhile
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// take takes one departure from the bucket and returns 0, or returns when to ask again.
+func (p *pacer) take(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if delay := p.pause.Sub(now); delay > 0 {
+		return delay
+	}
+	p.adjust(now)
+	r := p.bucket.ReserveN(now, 1)
+	delay := r.DelayFrom(now)
+	if delay > 0 {
+		r.CancelAt(now)
+		if left := p.spreadEnd.Sub(now); left > 0 {
+			delay = min(delay, left)
+		}
+	}
+	return delay
+}
+
+// top is our share of the upper bound.
+func (p *pacer) top() rate.Limit { return p.full / rate.Limit(p.shares) }
+
+// adjust grows the pace by the time that passed and tells the bucket.
+func (p *pacer) adjust(now time.Time) {
+	top := p.top()
+	if passed := now.Sub(p.since); passed > 0 {
+		p.pace += top * rate.Limit(passed.Seconds()/recovery.Seconds())
+		p.since = now
+	}
+	p.pace = min(p.pace, top)
+	limit, burst := p.pace, max(p.burst/p.shares, 1)
+	if p.pace < top {
+		burst = 1 // what the bucket has saved up would leave at the old pace
+	}
+	if now.Before(p.spreadEnd) && p.spread < limit {
+		limit, burst = p.spread, 1
+	}
+	p.bucket.SetLimitAt(now, limit)
+	p.bucket.SetBurstAt(now, burst)
+}
+
+// answered learns from an answer to a request that left at sent. told is how long
+// it asks us to wait, 0 where it does not say.
+func (p *pacer) answered(sent, now time.Time, status int, b budget, told time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.obey(now, b)
+	switch status {
+	case http.StatusTooManyRequests:
+		p.slow(sent, now, told)
+	case http.StatusServiceUnavailable:
+		p.rest(now.Add(told))
+	default:
+		p.row = 0
+	}
+}
+
+// obey holds to a published budget.
+func (p *pacer) obey(now time.Time, b budget) {
+	little := b.limit * littleLeft
+	if b.limit < 0 {
+		little = littleLeftOfUnknown
+	}
+	switch {
+	case b.remaining < 0 || b.reset < 0:
+		return
+	case b.remaining > little || b.reset == 0:
+		p.spreadEnd = time.Time{} // a new period, or nothing to fear
+	case b.remaining < 1:
+		p.rest(now.Add(b.reset))
+	default:
+		p.spread = rate.Limit(b.remaining / b.reset.Seconds())
+		p.spreadEnd = now.Add(b.reset)
+	}
+}
+
+// slow is the answer to a 429.
+func (p *pacer) slow(sent, now time.Time, told time.Duration) {
+	if sent.After(p.cut) { // a 429 to a request that left before is no news: its neighbours already paid
+		if told <= 0 {
+			told = min(firstPause<<min(p.row, 10), longestPause)
+			told += time.Duration(rand.Int64N(int64(told) / 2))
+		}
+		p.adjust(now)
+		p.pace = max(p.pace/2, p.top()*slowest)
+		p.cut = now
+		p.row++
+	}
+	p.rest(now.Add(told))
+	p.since = p.pause // the pause itself earns no speed
+}
+
+// rest keeps everybody from leaving before until.
+func (p *pacer) rest(until time.Time) {
+	if until.After(p.pause) {
+		p.pause = until
+	}
+}
+
+func (p *pacer) share(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.shares = n
+}
