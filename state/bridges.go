@@ -1,0 +1,74 @@
+package state
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Bridge is one NameCoach account joined to one BLN organization.
+type Bridge struct {
+	Bridge            string
+	OrganizationID    int64
+	HaltedAt          *time.Time
+	HaltReason        *string
+	HaltRun           *uuid.UUID
+	RowsCarryFragment *bool // nil: not known yet
+	DirectorySweep    int64 // 0: the directory was never listed to its end
+	DirectoryListedAt *time.Time
+}
+
+const bridgeColumns = `bridge, organization_id, halted_at, halt_reason, halt_run, rows_carry_fragment, directory_sweep, directory_listed_at`
+
+// OtherOrganizationError says that a bridge's state belongs to another organization than the one configured.
+type OtherOrganizationError struct {
+	Bridge            string
+	Stored, Requested int64
+}
+
+func (e *OtherOrganizationError) Error() string {
+	return fmt.Sprintf("the database holds bridge %s for organization %d, not %d", e.Bridge, e.Stored, e.Requested)
+}
+
+// EnsureBridge makes the bridge's row where there is none, and refuses one that belongs to another organization.
+func EnsureBridge(ctx context.Context, q Querier, bridge string, organization int64) (Bridge, error) {
+	_, err := q.Exec(ctx, `INSERT INTO bridges (bridge, organization_id) VALUES ($1, $2) ON CONFLICT DO NOTHING`, bridge, organization)
+	if err != nil {
+		return Bridge{}, fmt.Errorf("store bridge %s: %w", bridge, err)
+	}
+	b, err := GetBridge(ctx, q, bridge)
+	if err == nil && b.OrganizationID != organization {
+		err = &OtherOrganizationError{bridge, b.OrganizationID, organization}
+	}
+	return b, err
+}
+
+// GetBridge reads a bridge's row.
+func GetBridge(ctx context.Context, q Querier, bridge string) (Bridge, error) {
+	b, err := one[Bridge](q.Query(ctx, `SELECT `+bridgeColumns+` FROM bridges WHERE bridge = $1`, bridge))
+	if err != nil {
+		return b, fmt.Errorf("read bridge %s: %w", bridge, err)
+	}
+	return b, nil
+}
+
+// Halt stops every further write of the bridge. The first reason stays.
+func Halt(ctx context.Context, q Querier, bridge, reason string, run uuid.UUID) error {
+	_, err := q.Exec(ctx, `UPDATE bridges SET halted_at = now(), halt_reason = $2, halt_run = $3
+		WHERE bridge = $1 AND halted_at IS NULL`, bridge, reason, run)
+	if err != nil {
+		return fmt.Errorf("halt bridge %s: %w", bridge, err)
+	}
+	return nil
+}
+
+// SetRowsCarryFragment notes whether list rows show our fragment.
+func SetRowsCarryFragment(ctx context.Context, q Querier, bridge string, carry bool) error {
+	_, err := q.Exec(ctx, `UPDATE bridges SET rows_carry_fragment = $2 WHERE bridge = $1`, bridge, carry)
+	if err != nil {
+		return fmt.Errorf("note what list rows of bridge %s carry: %w", bridge, err)
+	}
+	return nil
+}

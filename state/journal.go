@@ -1,0 +1,156 @@
+package state
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/google/uuid"
+)
+
+// The states of a journal entry.
+const (
+	Sending  = "sending"  // on its way: the outcome is not known yet
+	Verified = "verified" // our fragment and every foreign key were seen
+	Unsent   = "unsent"   // it never arrived
+	Restored = "restored" // a foreign key was damaged; it was put back and checked
+	Damaged  = "damaged"  // a foreign key was damaged and could not be put back: the before-image is kept
+)
+
+// Intent is a write about to be sent.
+type Intent struct {
+	Run            uuid.UUID
+	UserID, Fence  int64
+	Action         string
+	Before         []byte // the whole otherInfo as it was read
+	BeforeFragment []byte // what of it stood under our keys; nil: nothing
+	AfterFragment  []byte
+	Entry          int64 // set by Journal; 0: the write must not be made
+}
+
+// Journal puts the before-images on disk. A write whose claim was taken over, or whose bridge is halted, gets no entry
+// and must not be made.
+func Journal(ctx context.Context, q Querier, bridge string, intents []*Intent) error {
+	n := len(intents)
+	runs, users, fences, actions := make([]uuid.UUID, n), make([]int64, n), make([]int64, n), make([]string, n)
+	before, beforeFragments, afterFragments := make([][]byte, n), make([][]byte, n), make([][]byte, n)
+	byUser := make(map[int64]*Intent, n)
+	for i, in := range intents {
+		runs[i], users[i], fences[i], actions[i] = in.Run, in.UserID, in.Fence, in.Action
+		before[i], beforeFragments[i], afterFragments[i] = in.Before, in.BeforeFragment, in.AfterFragment
+		byUser[in.UserID] = in
+	}
+	rows, err := q.Query(ctx, `INSERT INTO journal (bridge, run, user_id, fence, action, state, before, before_fragment, after_fragment)
+		SELECT $1, r, u, f, a, 'sending', b, bf, af
+		FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[]) AS t(r, u, f, a, b, bf, af)
+		JOIN directory_users d ON d.bridge = $1 AND d.user_id = u AND d.fence = f
+		JOIN bridges ON bridges.bridge = $1 AND bridges.halted_at IS NULL
+		RETURNING user_id, entry`, bridge, runs, users, fences, actions, before, beforeFragments, afterFragments)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var user, entry int64
+		if err := rows.Scan(&user, &entry); err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+		byUser[user].Entry = entry
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+// OpenEntry is a journalled write whose outcome is not known: its process died, or lost the database, on the way.
+type OpenEntry struct {
+	Entry         int64
+	UserID        int64
+	Run           uuid.UUID
+	Action        string
+	Before        []byte
+	AfterFragment []byte
+}
+
+// OpenEntries gives the unsettled writes of users, oldest first.
+func OpenEntries(ctx context.Context, q Querier, bridge string, users []int64) ([]OpenEntry, error) {
+	es, err := collect[OpenEntry](q.Query(ctx, `SELECT entry, user_id, run, action, before, after_fragment FROM journal
+		WHERE bridge = $1 AND user_id = ANY($2) AND state = 'sending' ORDER BY entry`, bridge, users))
+	if err != nil {
+		return nil, fmt.Errorf("read unsettled writes: %w", err)
+	}
+	return es, nil
+}
+
+// RequeueOpen makes every user with an unsettled write pending, so that the write is looked into even where nothing else
+// would come by that user.
+func RequeueOpen(ctx context.Context, q Querier, bridge string) error {
+	_, err := q.Exec(ctx, `UPDATE directory_users d SET wanted_version = wanted_version + 1, retry_at = NULL
+		WHERE bridge = $1 AND wanted_version = applied_version AND action IS NOT NULL AND gone_at IS NULL
+			AND EXISTS (SELECT 1 FROM journal j WHERE j.bridge = $1 AND j.user_id = d.user_id AND j.state = 'sending')`, bridge)
+	if err != nil {
+		return fmt.Errorf("requeue unsettled writes: %w", err)
+	}
+	return nil
+}
+
+// Outcome settles the work on one claimed user.
+type Outcome struct {
+	UserID, Fence int64
+	Entry         int64  // the journal entry, 0: nothing was sent
+	State         string // of the journal entry
+	Note          string
+	Applied       bool // the user now shows what was wanted in Version
+	Version       int64
+	Digest        []byte
+	Source        []byte
+}
+
+// Settle closes journal entries and trims their before-images to the fragment (all but Damaged), and gives the claimed
+// users back. A newer wish than the one applied stays pending.
+func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) error {
+	n := len(outcomes)
+	users, fences, entries, states, notes := make([]int64, n), make([]int64, n), make([]int64, n), make([]string, n), make([]string, n)
+	applied, versions, digests, sources := make([]bool, n), make([]int64, n), make([][]byte, n), make([][]byte, n)
+	for i, o := range outcomes {
+		users[i], fences[i], entries[i], states[i], notes[i] = o.UserID, o.Fence, o.Entry, o.State, o.Note
+		applied[i], versions[i], digests[i], sources[i] = o.Applied, o.Version, o.Digest, o.Source
+	}
+	_, err := q.Exec(ctx, `WITH done AS (SELECT * FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::boolean[], $8::bigint[], $9::bytea[], $10::bytea[])
+				AS t(user_id, fence, entry, state, note, applied, version, digest, source)),
+		closed AS (UPDATE journal j SET state = done.state, note = nullif(done.note, ''), settled_at = now(),
+				before = CASE WHEN done.state = 'damaged' THEN j.before END
+			FROM done WHERE j.bridge = $1 AND j.entry = done.entry AND done.entry <> 0)
+		UPDATE directory_users d SET claim_owner = NULL,
+			applied_version = CASE WHEN done.applied THEN done.version ELSE d.applied_version END,
+			applied_digest = CASE WHEN done.applied THEN done.digest ELSE d.applied_digest END,
+			applied_source = CASE WHEN done.applied THEN done.source ELSE d.applied_source END,
+			applied_at = CASE WHEN done.applied THEN now() ELSE d.applied_at END,
+			listed_fragment = CASE WHEN done.applied THEN done.digest ELSE d.listed_fragment END,
+			attempts = CASE WHEN done.applied THEN 0 ELSE d.attempts END,
+			retry_at = CASE WHEN done.applied THEN NULL ELSE d.retry_at END,
+			last_error = CASE WHEN done.applied THEN NULL ELSE d.last_error END
+		FROM done WHERE d.bridge = $1 AND d.user_id = done.user_id AND d.fence = done.fence`,
+		bridge, users, fences, entries, states, notes, applied, versions, digests, sources)
+	if err != nil {
+		return fmt.Errorf("settle writes: %w", err)
+	}
+	return nil
+}
+
+// CloseEntry settles one journal entry by itself: of an earlier process, or between two tries.
+func CloseEntry(ctx context.Context, q Querier, bridge string, entry int64, state, note string) error {
+	tag, err := q.Exec(ctx, `UPDATE journal SET state = $3, note = nullif($4, ''), settled_at = now(),
+		before = CASE WHEN $3 = 'damaged' THEN before END WHERE bridge = $1 AND entry = $2`, bridge, entry, state, note)
+	return exactlyOne(tag, err, "close journal entry %d", entry)
+}
+
+// CountWrites counts the users that a run has written and cleared.
+func CountWrites(ctx context.Context, q Querier, bridge string, run uuid.UUID) (written, cleared int, err error) {
+	err = q.QueryRow(ctx, `SELECT count(DISTINCT user_id) FILTER (WHERE action = 'write'), count(DISTINCT user_id) FILTER (WHERE action = 'clear')
+		FROM journal WHERE bridge = $1 AND run = $2 AND state = 'verified'`, bridge, run).Scan(&written, &cleared)
+	if err != nil {
+		return 0, 0, fmt.Errorf("count writes of run %s: %w", run, err)
+	}
+	return written, cleared, nil
+}

@@ -1,0 +1,43 @@
+package state
+
+import (
+	"context"
+	"fmt"
+)
+
+// Decided is what the rules say about one person: a link, or none.
+type Decided struct {
+	Person  string
+	UserID  int64 // 0: no link
+	Rule    string
+	WasUser int64 // the user that the person was linked to before, 0: none
+	Changed bool  // participants of the person changed, so its user is to be decided on again
+}
+
+// StoreDecisions writes links as decided and marks every user that gained, lost or may have to change its participants.
+// The people are no longer due. Links made by hand are left alone.
+func StoreDecisions(ctx context.Context, q Querier, bridge string, ds []Decided) error {
+	n := len(ds)
+	people, users, rules := make([]string, n), make([]int64, n), make([]string, n)
+	var touched []int64
+	for i, d := range ds {
+		people[i], users[i], rules[i] = d.Person, d.UserID, d.Rule
+		if d.Changed || d.UserID != d.WasUser {
+			touched = append(touched, d.UserID, d.WasUser)
+		}
+	}
+	if _, err := q.Exec(ctx, `WITH decided AS (SELECT * FROM unnest($2::text[], $3::bigint[], $4::text[]) AS t(person, user_id, rule)),
+		unlinked AS (DELETE FROM links l USING decided d WHERE l.bridge = $1 AND l.person = d.person AND d.user_id = 0 AND l.rule <> 'hand')
+		INSERT INTO links (bridge, person, user_id, rule) SELECT $1, person, user_id, rule FROM decided WHERE user_id <> 0 AND rule <> 'hand'
+		ON CONFLICT (bridge, person) DO UPDATE SET user_id = EXCLUDED.user_id, rule = EXCLUDED.rule, linked_at = now()
+		WHERE links.rule <> 'hand' AND (links.user_id, links.rule) IS DISTINCT FROM (EXCLUDED.user_id, EXCLUDED.rule)`, bridge, people, users, rules); err != nil {
+		return fmt.Errorf("store links: %w", err)
+	}
+	if _, err := q.Exec(ctx, `UPDATE participants SET link_due = false WHERE bridge = $1 AND person = ANY($2) AND link_due`, bridge, people); err != nil {
+		return fmt.Errorf("store links: %w", err)
+	}
+	if _, err := q.Exec(ctx, `UPDATE directory_users SET decide_due = true WHERE bridge = $1 AND user_id = ANY($2) AND NOT decide_due`, bridge, touched); err != nil {
+		return fmt.Errorf("store links: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+package state
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Kind is what a run does.
+type Kind string
+
+// The kinds of runs.
+const (
+	Backfill Kind = "backfill"
+	Plan     Kind = "plan"
+	Collect  Kind = "collect"
+	Sweep    Kind = "sweep"
+)
+
+// RunStatus is how a run stands.
+type RunStatus string
+
+// The states of a run. Running without a live owner means interrupted.
+const (
+	Running     RunStatus = "running"
+	Done        RunStatus = "done"
+	Failed      RunStatus = "failed"
+	Quarantined RunStatus = "quarantined"
+	Halted      RunStatus = "halted"
+)
+
+// Run is one collect, sweep, backfill or plan.
+type Run struct {
+	Run       uuid.UUID
+	Kind      Kind
+	Status    RunStatus
+	Since     *time.Time
+	Owner     *uuid.UUID
+	StartedAt time.Time
+	EndedAt   *time.Time
+	Counts    json.RawMessage
+	Error     *string
+	Live      bool // its owner is alive
+}
+
+var runColumns = `run, kind, status, since, owner, started_at, ended_at, counts, error, status = 'running' AND ` + fmt.Sprintf(liveOwner, "runs.owner") + ` AS live`
+
+// TakeRun gives the interrupted run of kind and since to owner, or starts one. While another live process has it, the
+// run comes back with ErrStale.
+func TakeRun(ctx context.Context, q Querier, bridge string, kind Kind, since *time.Time, owner uuid.UUID) (Run, error) {
+	fail := func(err error) (Run, error) { return Run{}, fmt.Errorf("start %s of bridge %s: %w", kind, bridge, err) }
+	found, err := one[Run](q.Query(ctx, `SELECT `+runColumns+` FROM runs
+		WHERE bridge = $1 AND kind = $2 AND status = 'running' AND since IS NOT DISTINCT FROM $3::timestamptz
+		ORDER BY started_at DESC LIMIT 1`, bridge, kind, since))
+	if errors.Is(err, ErrNotFound) {
+		run, err := one[Run](q.Query(ctx, `INSERT INTO runs (bridge, run, kind, status, since, owner)
+			VALUES ($1, $2, $3, 'running', $4, $5) RETURNING `+runColumns, bridge, uuid.New(), kind, since, owner))
+		if err != nil {
+			return fail(err)
+		}
+		return run, nil
+	}
+	if err != nil {
+		return fail(err)
+	}
+	tag, err := q.Exec(ctx, `UPDATE runs SET owner = $3 WHERE bridge = $1 AND run = $2 AND status = 'running'
+		AND (owner IS NULL OR owner = $3 OR NOT `+fmt.Sprintf(liveOwner, "runs.owner")+`)`, bridge, found.Run, owner)
+	if err != nil {
+		return fail(err)
+	}
+	if tag.RowsAffected() == 0 {
+		return found, fmt.Errorf("%s %s of bridge %s: %w", kind, found.Run, bridge, ErrStale)
+	}
+	return found, nil
+}
+
+// EndRun closes a run with its counts. An error text is for people.
+func EndRun(ctx context.Context, q Querier, bridge string, run uuid.UUID, status RunStatus, counts any, problem string) error {
+	raw, err := json.Marshal(counts)
+	if err != nil {
+		return fmt.Errorf("end run %s: %w", run, err)
+	}
+	tag, err := q.Exec(ctx, `UPDATE runs SET status = $3, ended_at = now(), counts = $4, error = nullif($5, ''), owner = NULL
+		WHERE bridge = $1 AND run = $2`, bridge, run, status, raw, problem)
+	return exactlyOne(tag, err, "end run %s", run)
+}
+
+// ReleaseRun gives an unfinished run back, so that the next process goes on with it at once.
+func ReleaseRun(ctx context.Context, q Querier, bridge string, run uuid.UUID) error {
+	_, err := q.Exec(ctx, `UPDATE runs SET owner = NULL WHERE bridge = $1 AND run = $2 AND status = 'running'`, bridge, run)
+	if err != nil {
+		return fmt.Errorf("release run %s: %w", run, err)
+	}
+	return nil
+}
+
+// GetRun reads one run.
+func GetRun(ctx context.Context, q Querier, bridge string, run uuid.UUID) (Run, error) {
+	r, err := one[Run](q.Query(ctx, `SELECT `+runColumns+` FROM runs WHERE bridge = $1 AND run = $2`, bridge, run))
+	if err != nil {
+		return r, fmt.Errorf("read run %s: %w", run, err)
+	}
+	return r, nil
+}
+
+// LastRuns gives the newest run of each kind.
+func LastRuns(ctx context.Context, q Querier, bridge string) ([]Run, error) {
+	runs, err := collect[Run](q.Query(ctx, `SELECT DISTINCT ON (kind) `+runColumns+` FROM runs
+		WHERE bridge = $1 ORDER BY kind, started_at DESC`, bridge))
+	if err != nil {
+		return nil, fmt.Errorf("read runs of bridge %s: %w", bridge, err)
+	}
+	return runs, nil
+}
+
+// PlanStep is one user that a plan would write or clear.
+type PlanStep struct {
+	UserID int64
+	Action string
+	Wanted json.RawMessage
+	Digest []byte
+}
+
+// StorePlanSteps keeps what a run would do, or what the guard has staged.
+func StorePlanSteps(ctx context.Context, q Querier, bridge string, run uuid.UUID, steps []PlanStep) error {
+	users, actions, wanted, digests := make([]int64, len(steps)), make([]string, len(steps)), make([]*string, len(steps)), make([][]byte, len(steps))
+	for i, s := range steps {
+		users[i], actions[i], digests[i] = s.UserID, s.Action, s.Digest
+		if s.Wanted != nil {
+			text := string(s.Wanted)
+			wanted[i] = &text
+		}
+	}
+	_, err := q.Exec(ctx, `INSERT INTO plan_steps (bridge, run, user_id, action, wanted, digest)
+		SELECT $1, $2, u, a, w::jsonb, d FROM unnest($3::bigint[], $4::text[], $5::text[], $6::bytea[]) AS t(u, a, w, d)
+		ON CONFLICT (bridge, run, user_id) DO UPDATE SET action = EXCLUDED.action, wanted = EXCLUDED.wanted, digest = EXCLUDED.digest`,
+		bridge, run, users, actions, wanted, digests)
+	if err != nil {
+		return fmt.Errorf("store plan of run %s: %w", run, err)
+	}
+	return nil
+}

@@ -1,0 +1,92 @@
+// Package state keeps what the bridges know in Postgres: one file a table, every row keyed by its bridge.
+//
+// Functions take the transaction or pool that they run in, so that a caller decides what commits together. A missing
+// row is ErrNotFound; a row that somebody else has moved on is ErrStale.
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Querier is what a pool and a transaction have in common.
+type Querier interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Errors that callers tell apart.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrStale    = errors.New("somebody else has moved it on")
+)
+
+// Open connects to the database at url and checks that it answers.
+func Open(ctx context.Context, url string) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		// The parser's own text may repeat the password.
+		return nil, errors.New("database: the connection string cannot be read")
+	}
+	cfg.ConnConfig.RuntimeParams["application_name"] = "namebridge"
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	if err := pool.Ping(ctx); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	return pool, nil
+}
+
+// InTx runs do in a transaction, again where Postgres ended it for a deadlock or a conflict with another one: do must
+// reset what it counts. The roll-back outlives ctx.
+func InTx(ctx context.Context, pool *pgxpool.Pool, do func(pgx.Tx) error) error {
+	for try := 1; ; try++ {
+		err := pgx.BeginFunc(ctx, pool, do)
+		var pg *pgconn.PgError
+		if try < 5 && errors.As(err, &pg) && (pg.Code == "40P01" || pg.Code == "40001") {
+			continue
+		}
+		return err
+	}
+}
+
+// exactlyOne turns a compare-and-set that changed nothing into ErrStale.
+func exactlyOne(tag pgconn.CommandTag, err error, what string, args ...any) error {
+	if err != nil {
+		return fmt.Errorf(what+": %w", append(args, err)...)
+	}
+	if tag.RowsAffected() != 1 {
+		return fmt.Errorf(what+": %w", append(args, ErrStale)...)
+	}
+	return nil
+}
+
+// collect reads all rows into structs by column name.
+func collect[T any](rows pgx.Rows, err error) ([]T, error) {
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[T])
+}
+
+// one reads a single row, ErrNotFound where there is none.
+func one[T any](rows pgx.Rows, err error) (T, error) {
+	var zero T
+	if err != nil {
+		return zero, err
+	}
+	v, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[T])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return zero, ErrNotFound
+	}
+	return v, err
+}
