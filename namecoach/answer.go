@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tidwall/gjson"
+
 	"namebridge/internal/httpapi"
 )
 
@@ -237,27 +239,31 @@ func (a *Answer) failed(err error) error {
 // read takes numbers and numbers written as text: the document has both.
 func (m *Meta) read(raw json.RawMessage) error {
 	*m = Meta{}
-	if string(raw) == "null" {
+	members := gjson.ParseBytes(raw)
+	if members.Type == gjson.Null {
 		return nil
 	}
-	var members map[string]json.RawMessage
-	if json.Unmarshal(raw, &members) != nil {
+	if !members.IsObject() {
 		return errors.New("meta is not an object")
 	}
-	for name, to := range map[string]*int{"total_count": &m.TotalCount, "total_pages": &m.TotalPages, "count": &m.Count} {
-		s, err := text(members[name])
+	for key, value := range members.All() {
+		to := map[string]*int{"total_count": &m.TotalCount, "total_pages": &m.TotalPages, "count": &m.Count}[key.Str]
+		if to == nil {
+			continue
+		}
+		s, err := text(value)
 		if err != nil {
-			return fmt.Errorf("meta: %s is %w", name, err)
+			return fmt.Errorf("meta: %s is %w", key.Str, err)
 		}
 		if s = strings.TrimSpace(s); s == "" {
 			continue
 		}
 		n, err := strconv.ParseFloat(s, 64)
 		if err != nil || n < 0 || n > 1<<31 || n != float64(int(n)) {
-			return fmt.Errorf("meta: %s is no whole number", name)
+			return fmt.Errorf("meta: %s is no whole number", key.Str)
 		}
 		*to = int(n)
-		if name == "total_count" {
+		if key.Str == "total_count" {
 			m.Known = true
 		}
 	}
