@@ -129,7 +129,10 @@ func isLoopback(host string) bool {
 
 func newTransport(o Options) *http.Transport {
 	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
+		Proxy: http.ProxyFromEnvironment,
+		// net/http goes on dialling when the request has given up: its own limits end that.
+		DialContext:            (&net.Dialer{Timeout: o.AttemptTimeout}).DialContext,
+		TLSHandshakeTimeout:    o.AttemptTimeout,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		ForceAttemptHTTP2:      true,
 		MaxIdleConnsPerHost:    o.Concurrency, // net/http keeps 2: the others would shake hands for every request
