@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 )
 
 // Listing is one pass through the directory.
@@ -144,6 +145,30 @@ func Candidates(ctx context.Context, q Querier, bridge string, externalIDs, emai
 	return cs, nil
 }
 
+// DirectoryKey is a kind of key that users are known by.
+type DirectoryKey string
+
+// The keys that NameCoach can be searched by.
+const (
+	KeyEmail      DirectoryKey = "email"
+	KeyExternalID DirectoryKey = "external_id"
+)
+
+// DirectoryKeys gives up to limit keys of present users after the given one, in order.
+func DirectoryKeys(ctx context.Context, q Querier, bridge string, key DirectoryKey, after string, limit int) ([]string, error) {
+	rows, err := q.Query(ctx, `SELECT DISTINCT k FROM (
+			SELECT CASE WHEN $2 = 'email' THEN email ELSE external_id END AS k FROM directory_users WHERE bridge = $1 AND gone_at IS NULL) x
+		WHERE k > $3 ORDER BY k LIMIT $4`, bridge, key, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read directory keys: %w", err)
+	}
+	keys, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("read directory keys: %w", err)
+	}
+	return keys, nil
+}
+
 // DueUser is a user to decide on.
 type DueUser struct {
 	UserID         int64
@@ -221,54 +246,119 @@ func StoreWanted(ctx context.Context, q Querier, bridge string, ws []Wanted) err
 
 // Claimed is a pending user that a process may write, while its fence holds.
 type Claimed struct {
-	UserID       int64
-	Username     string
-	Fence        int64
-	Action       string
-	Wanted       json.RawMessage
-	WantedDigest []byte
-	WantedSource []byte
-	Version      int64
-	Attempts     int
+	UserID        int64
+	Fence         int64
+	Action        string
+	Wanted        json.RawMessage
+	WantedDigest  []byte
+	WantedSource  []byte
+	AppliedDigest []byte
+	Version       int64
+	Attempts      int
+	ListedContent []byte
 }
 
-// Claim gives up to limit pending users to owner: nobody else's while the owner lives. Users that failed in this run
-// are left until their retry time; clears only where they are let through.
+const claimedColumns = `user_id, fence, action, wanted, wanted_digest, wanted_source, applied_digest, wanted_version AS version, attempts, listed_content`
+
+// free is the condition that nobody who lives has claimed the directory user d, and that no earlier write of it is
+// unsettled: that one comes first (ClaimOpen).
+var free = `(d.claim_owner IS NULL OR NOT ` + fmt.Sprintf(liveOwner, "d.claim_owner") + `)`
+
+const settled = `NOT EXISTS (SELECT 1 FROM journal j WHERE j.bridge = $1 AND j.user_id = d.user_id AND j.state = 'sending')`
+
+// Claim gives up to limit pending users to owner: nobody else's while the owner lives. Users that failed are left until
+// their retry time; clears are given only where they are let through.
 func Claim(ctx context.Context, q Querier, bridge string, owner uuid.UUID, limit int, clears bool) ([]Claimed, error) {
-	cs, err := collect[Claimed](q.Query(ctx, `UPDATE directory_users d SET claim_owner = $2, fence = fence + 1
-		WHERE d.bridge = $1 AND d.user_id IN (
-			SELECT user_id FROM directory_users p WHERE p.bridge = $1 AND p.wanted_version > p.applied_version
-				AND (p.retry_at IS NULL OR p.retry_at <= now()) AND ($4 OR p.action <> 'clear') AND p.gone_at IS NULL
-				AND (p.claim_owner IS NULL OR NOT `+fmt.Sprintf(liveOwner, "p.claim_owner")+`)
+	cs, err := collect[Claimed](q.Query(ctx, `UPDATE directory_users SET claim_owner = $2, fence = fence + 1
+		WHERE bridge = $1 AND user_id IN (
+			SELECT user_id FROM directory_users d WHERE d.bridge = $1 AND d.wanted_version > d.applied_version
+				AND (d.retry_at IS NULL OR d.retry_at <= now()) AND ($4 OR d.action = 'write') AND d.gone_at IS NULL
+				AND `+free+` AND `+settled+`
 			ORDER BY user_id LIMIT $3 FOR UPDATE SKIP LOCKED)
-		RETURNING user_id, username, fence, action, wanted, wanted_digest, wanted_source, wanted_version AS version, attempts`, bridge, owner, limit, clears))
+		RETURNING `+claimedColumns, bridge, owner, limit, clears))
 	if err != nil {
 		return nil, fmt.Errorf("claim users: %w", err)
 	}
 	return cs, nil
 }
 
-// Pending counts users that are to be written or cleared: those free to be claimed now, those that another live process
-// has or that wait for their retry time, and clears.
+// PendingUsers gives up to limit pending users after the given one that no live process has claimed, without claiming
+// them.
+func PendingUsers(ctx context.Context, q Querier, bridge string, after int64, limit int) ([]Claimed, error) {
+	cs, err := collect[Claimed](q.Query(ctx, `SELECT `+claimedColumns+` FROM directory_users d
+		WHERE d.bridge = $1 AND d.user_id > $2 AND d.wanted_version > d.applied_version AND d.gone_at IS NULL AND `+free+`
+		ORDER BY user_id LIMIT $3`, bridge, after, limit))
+	if err != nil {
+		return nil, fmt.Errorf("read pending users: %w", err)
+	}
+	return cs, nil
+}
+
+// ClaimOpen gives owner up to limit users that have an unsettled write and no live owner: a process died, or lost the
+// database or BLN, between sending and verifying.
+func ClaimOpen(ctx context.Context, q Querier, bridge string, owner uuid.UUID, limit int) ([]OpenEntry, error) {
+	es, err := collect[OpenEntry](q.Query(ctx, `WITH claimed AS (UPDATE directory_users SET claim_owner = $2, fence = fence + 1
+			WHERE bridge = $1 AND user_id IN (
+				SELECT user_id FROM directory_users d WHERE d.bridge = $1 AND `+free+` AND NOT `+settled+`
+					AND (d.retry_at IS NULL OR d.retry_at <= now())
+				ORDER BY user_id LIMIT $3 FOR UPDATE SKIP LOCKED)
+			RETURNING user_id, fence)
+		SELECT j.entry, j.user_id, claimed.fence, j.run, j.before, j.before_fragment, j.after_fragment
+		FROM claimed JOIN journal j ON j.bridge = $1 AND j.user_id = claimed.user_id AND j.state = 'sending'
+		ORDER BY j.user_id, j.entry`, bridge, owner, limit))
+	if err != nil {
+		return nil, fmt.Errorf("claim users with unsettled writes: %w", err)
+	}
+	return es, nil
+}
+
+// Pending counts users that are to be written or cleared.
 type Pending struct {
-	Ready, Waiting, Clears int
-	NextRetry              *time.Time
+	Writes  int // of these
+	Ready   int // may be claimed now
+	Claimed int // a live process has them
+	Clears  int
+	Open    int        // users with an unsettled write, pending or not
+	Retry   *time.Time // when the first of those that failed may be tried again
 }
 
 // CountPending counts what is pending.
 func CountPending(ctx context.Context, q Querier, bridge string) (Pending, error) {
 	p, err := one[Pending](q.Query(ctx, `SELECT
-			count(*) FILTER (WHERE action <> 'clear' AND free AND ripe) AS ready,
-			count(*) FILTER (WHERE action <> 'clear' AND NOT (free AND ripe)) AS waiting,
-			count(*) FILTER (WHERE action = 'clear') AS clears,
-			min(retry_at) FILTER (WHERE NOT ripe) AS next_retry
-		FROM (SELECT action, retry_at, retry_at IS NULL OR retry_at <= now() AS ripe,
-				claim_owner IS NULL OR NOT `+fmt.Sprintf(liveOwner, "d.claim_owner")+` AS free
-			FROM directory_users d WHERE bridge = $1 AND wanted_version > applied_version AND gone_at IS NULL) x`, bridge))
+			count(*) FILTER (WHERE pending AND action = 'write') AS writes,
+			count(*) FILTER (WHERE pending AND action = 'write' AND free AND ripe) AS ready,
+			count(*) FILTER (WHERE NOT free) AS claimed,
+			count(*) FILTER (WHERE pending AND action = 'clear') AS clears,
+			count(*) FILTER (WHERE NOT settled) AS open,
+			min(retry_at) FILTER (WHERE NOT ripe) AS retry
+		FROM (SELECT action, retry_at, wanted_version > applied_version AS pending, retry_at IS NULL OR retry_at <= now() AS ripe,
+				`+free+` AS free, `+settled+` AS settled
+			FROM directory_users d WHERE bridge = $1 AND gone_at IS NULL AND (wanted_version > applied_version
+				OR EXISTS (SELECT 1 FROM journal j WHERE j.bridge = $1 AND j.user_id = d.user_id AND j.state = 'sending'))) x`, bridge))
 	if err != nil {
 		return p, fmt.Errorf("count pending users: %w", err)
 	}
 	return p, nil
+}
+
+// ForgetFailures lets users that failed in earlier runs be tried at once.
+func ForgetFailures(ctx context.Context, q Querier, bridge string) error {
+	_, err := q.Exec(ctx, `UPDATE directory_users SET attempts = 0, retry_at = NULL WHERE bridge = $1 AND (attempts > 0 OR retry_at IS NOT NULL)`, bridge)
+	if err != nil {
+		return fmt.Errorf("forget earlier failures: %w", err)
+	}
+	return nil
+}
+
+// Withdraw says of claimed users that nothing is to be done for them now: they are held, or what stands there is not
+// ours. They are given back and no longer pending until something happens to them.
+func Withdraw(ctx context.Context, q Querier, bridge string, users, fences []int64) error {
+	_, err := q.Exec(ctx, `UPDATE directory_users d SET claim_owner = NULL, action = NULL, applied_version = wanted_version, attempts = 0, retry_at = NULL
+		FROM unnest($2::bigint[], $3::bigint[]) AS t(u, f) WHERE d.bridge = $1 AND d.user_id = t.u AND d.fence = t.f`, bridge, users, fences)
+	if err != nil {
+		return fmt.Errorf("withdraw users: %w", err)
+	}
+	return nil
 }
 
 // Failure is a user that could not be written this time.
@@ -295,6 +385,15 @@ func Fail(ctx context.Context, q Querier, bridge string, fs []Failure) error {
 	return nil
 }
 
+// Unclaim gives one claimed user back as it is.
+func Unclaim(ctx context.Context, q Querier, bridge string, user, fence int64) error {
+	_, err := q.Exec(ctx, `UPDATE directory_users SET claim_owner = NULL WHERE bridge = $1 AND user_id = $2 AND fence = $3`, bridge, user, fence)
+	if err != nil {
+		return fmt.Errorf("release user %d: %w", user, err)
+	}
+	return nil
+}
+
 // Release gives claimed users back untouched.
 func Release(ctx context.Context, q Querier, bridge string, owner uuid.UUID) error {
 	_, err := q.Exec(ctx, `UPDATE directory_users SET claim_owner = NULL WHERE bridge = $1 AND claim_owner = $2`, bridge, owner)
@@ -312,14 +411,9 @@ func SomeWritten(ctx context.Context, q Querier, bridge string, limit int) ([]st
 	if err != nil {
 		return nil, fmt.Errorf("read written users: %w", err)
 	}
-	defer rows.Close()
-	var names []string
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, fmt.Errorf("read written users: %w", err)
-		}
-		names = append(names, name)
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("read written users: %w", err)
 	}
-	return names, rows.Err()
+	return names, nil
 }

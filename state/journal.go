@@ -62,36 +62,15 @@ func Journal(ctx context.Context, q Querier, bridge string, intents []*Intent) e
 	return nil
 }
 
-// OpenEntry is a journalled write whose outcome is not known: its process died, or lost the database, on the way.
+// OpenEntry is a journalled write whose outcome is not known.
 type OpenEntry struct {
-	Entry         int64
-	UserID        int64
-	Run           uuid.UUID
-	Action        string
-	Before        []byte
-	AfterFragment []byte
-}
-
-// OpenEntries gives the unsettled writes of users, oldest first.
-func OpenEntries(ctx context.Context, q Querier, bridge string, users []int64) ([]OpenEntry, error) {
-	es, err := collect[OpenEntry](q.Query(ctx, `SELECT entry, user_id, run, action, before, after_fragment FROM journal
-		WHERE bridge = $1 AND user_id = ANY($2) AND state = 'sending' ORDER BY entry`, bridge, users))
-	if err != nil {
-		return nil, fmt.Errorf("read unsettled writes: %w", err)
-	}
-	return es, nil
-}
-
-// RequeueOpen makes every user with an unsettled write pending, so that the write is looked into even where nothing else
-// would come by that user.
-func RequeueOpen(ctx context.Context, q Querier, bridge string) error {
-	_, err := q.Exec(ctx, `UPDATE directory_users d SET wanted_version = wanted_version + 1, retry_at = NULL
-		WHERE bridge = $1 AND wanted_version = applied_version AND action IS NOT NULL AND gone_at IS NULL
-			AND EXISTS (SELECT 1 FROM journal j WHERE j.bridge = $1 AND j.user_id = d.user_id AND j.state = 'sending')`, bridge)
-	if err != nil {
-		return fmt.Errorf("requeue unsettled writes: %w", err)
-	}
-	return nil
+	Entry          int64
+	UserID         int64
+	Fence          int64 // of the claim made to look into it
+	Run            uuid.UUID
+	Before         []byte
+	BeforeFragment []byte
+	AfterFragment  []byte
 }
 
 // Outcome settles the work on one claimed user.
@@ -107,7 +86,8 @@ type Outcome struct {
 }
 
 // Settle closes journal entries and trims their before-images to the fragment (all but Damaged), and gives the claimed
-// users back. A newer wish than the one applied stays pending.
+// users back. A newer wish than the one applied stays pending; a user that could be written is no longer held as
+// unwritable.
 func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) error {
 	n := len(outcomes)
 	users, fences, entries, states, notes := make([]int64, n), make([]int64, n), make([]int64, n), make([]string, n), make([]string, n)
@@ -120,7 +100,9 @@ func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) e
 				AS t(user_id, fence, entry, state, note, applied, version, digest, source)),
 		closed AS (UPDATE journal j SET state = done.state, note = nullif(done.note, ''), settled_at = now(),
 				before = CASE WHEN done.state = 'damaged' THEN j.before END
-			FROM done WHERE j.bridge = $1 AND j.entry = done.entry AND done.entry <> 0)
+			FROM done WHERE j.bridge = $1 AND j.entry = done.entry AND done.entry <> 0),
+		lifted AS (DELETE FROM holds h USING done WHERE h.bridge = $1 AND h.kind = 'user' AND h.subject = done.user_id::text
+			AND h.reason = 'unwritable' AND done.applied)
 		UPDATE directory_users d SET claim_owner = NULL,
 			applied_version = CASE WHEN done.applied THEN done.version ELSE d.applied_version END,
 			applied_digest = CASE WHEN done.applied THEN done.digest ELSE d.applied_digest END,

@@ -81,6 +81,15 @@ func DropStaged(ctx context.Context, q Querier, bridge string, reading uuid.UUID
 	return nil
 }
 
+// JoinStaged makes the rows of one reading part of another.
+func JoinStaged(ctx context.Context, q Querier, bridge string, from, into uuid.UUID) error {
+	_, err := q.Exec(ctx, `UPDATE staged_participants SET reading = $3 WHERE bridge = $1 AND reading = $2`, bridge, from, into)
+	if err != nil {
+		return fmt.Errorf("join staged participants: %w", err)
+	}
+	return nil
+}
+
 // LockParticipants makes the transactions that store participants and those that link them take turns: a row stored
 // between reading a person and marking it as linked would otherwise never be looked at.
 func LockParticipants(ctx context.Context, q Querier, bridge string) error {

@@ -144,3 +144,15 @@ func StorePlanSteps(ctx context.Context, q Querier, bridge string, run uuid.UUID
 	}
 	return nil
 }
+
+// StageClears keeps the pending clears as steps of a run that waits for a person.
+func StageClears(ctx context.Context, q Querier, bridge string, run uuid.UUID) error {
+	_, err := q.Exec(ctx, `INSERT INTO plan_steps (bridge, run, user_id, action, digest)
+		SELECT bridge, $2, user_id, action, applied_digest FROM directory_users
+		WHERE bridge = $1 AND action = 'clear' AND wanted_version > applied_version AND gone_at IS NULL
+		ON CONFLICT (bridge, run, user_id) DO NOTHING`, bridge, run)
+	if err != nil {
+		return fmt.Errorf("stage the clears of run %s: %w", run, err)
+	}
+	return nil
+}

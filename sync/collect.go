@@ -1,0 +1,415 @@
+package sync
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"namebridge/internal/httpapi"
+	"namebridge/namecoach"
+	"namebridge/state"
+)
+
+const (
+	perPage = 2000 // seen to be answered; no maximum is published
+	// stageRows is how many rows are held in memory before they are staged.
+	stageRows = 1000
+	// maxStored is where a stored link or text is cut, in bytes: a link that long is refused anyway.
+	maxStored = 2048
+)
+
+// IncompleteError says that the rows of a span could not be shown to be complete by any means. The cursor stays before it.
+type IncompleteError struct {
+	Span   Span
+	Reason string
+}
+
+func (e *IncompleteError) Error() string {
+	return fmt.Sprintf("NameCoach's rows of %s to %s could not be read whole (%s); the cursor stays before them and nothing after them is missed",
+		e.Span.From.Format(time.RFC3339), e.Span.To.Format(time.RFC3339), e.Reason)
+}
+
+// collect walks from since to now less the settle time, window by window. The walk is stored between windows, so that
+// an interrupted run goes on where it was.
+func (r *run) collect(ctx context.Context, since time.Time) error {
+	now := r.serverNow()
+	walk := NewWalk(since, now.Add(-r.Settings.Settle))
+	walk.Settled = now.Add(-r.Settings.Lookback)
+	raw, err := json.Marshal(walk)
+	if err != nil {
+		return err
+	}
+	since = walk.Next
+	cursor, err := state.StartCursor(ctx, r.DB, r.Name, state.Cursor{Stream: r.id.String(), Since: since, Until: since, Walk: raw})
+	if err != nil {
+		return err
+	}
+	for done := false; !done; {
+		if done, err = r.collectWindow(ctx, &cursor); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collectWindow is one unit of work: it reads the next window of cursor's walk. Whole, it is stored, and the cursor moves,
+// in one transaction; else the walk is narrowed.
+func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor) (done bool, err error) {
+	var walk Walk
+	if err := json.Unmarshal(cursor.Walk, &walk); err != nil {
+		return false, fmt.Errorf("walk of run %s: %w", r.id, err)
+	}
+	span, ok := walk.Window()
+	if !ok {
+		return true, nil
+	}
+	read, err := r.readWindow(ctx, walk, span)
+	if err != nil {
+		return false, err
+	}
+	next, until := walk, cursor.Until
+	switch {
+	case read.whole:
+		next = walk.Complete(read.rows)
+	default:
+		next, err = walk.Narrow(read.total)
+		if errors.Is(err, ErrSingleSecond) {
+			if err := r.readBySearch(ctx, span, read); err != nil {
+				return false, err
+			}
+			read.whole, next, err = true, walk.Complete(read.total), nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	if read.whole {
+		// Whoever asked by a clock that runs ahead of NameCoach's has not seen what is still to come in this window.
+		if settled := read.date.Add(-r.Settings.Settle).Truncate(time.Second); !read.date.IsZero() && settled.Before(next.Next) {
+			next.Next = laterOf(settled, cursor.Until)
+			next.Until = next.Next
+		}
+		until = next.Next
+	}
+	raw, err := json.Marshal(next)
+	if err != nil {
+		return false, err
+	}
+	// A crash before this commits costs one window read again; after it, nothing.
+	err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+		if read.whole {
+			if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+				return err
+			}
+			if _, err := state.StoreStaged(ctx, tx, r.Name, read.id); err != nil {
+				return err
+			}
+			if until.After(cursor.Since) {
+				if err := state.Collected(ctx, tx, r.Name, cursor.Since, until); err != nil {
+					return err
+				}
+			}
+		} else if err := state.DropStaged(ctx, tx, r.Name, read.id); err != nil {
+			return err
+		}
+		return state.MoveCursor(ctx, tx, r.Name, *cursor, until, raw)
+	})
+	if err != nil {
+		return false, err
+	}
+	if read.whole {
+		r.collected += read.rows
+		r.progress(PhaseCollect, r.collected, 0)
+	}
+	cursor.Until, cursor.Walk = until, raw
+	return false, nil
+}
+
+// tail reads what NameCoach changed after the walk's end, the unsettled edge included, without moving the cursor: who was
+// updated while a backfill ran is in it, and whatever is not yet visible comes with the next collect.
+func (r *run) tail(ctx context.Context) error {
+	cursor, err := state.GetCursor(ctx, r.DB, r.Name, r.id.String())
+	if err != nil {
+		return err
+	}
+	walk := NewWalk(cursor.Until.Add(-r.Settings.Settle), r.serverNow().Add(time.Second))
+	for {
+		span, ok := walk.Window()
+		if !ok {
+			return nil
+		}
+		read, err := r.readWindow(ctx, walk, span)
+		if err != nil {
+			return err
+		}
+		err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+			if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+				return err
+			}
+			// Rows of an incomplete reading are true rows; they just are not all. The cursor is not involved.
+			_, err := state.StoreStaged(ctx, tx, r.Name, read.id)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if read.whole {
+			walk = walk.Complete(read.rows)
+		} else if walk, err = walk.Narrow(read.total); errors.Is(err, ErrSingleSecond) {
+			walk = walk.Complete(read.rows)
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// serverNow is NameCoach's time as far as it is known.
+func (r *run) serverNow() time.Time {
+	offset, _ := r.NameCoach.Clock()
+	return time.Now().Add(offset).UTC()
+}
+
+func laterOf(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// read is what came of reading a window.
+type read struct {
+	id     uuid.UUID // of the staged rows
+	whole  bool
+	rows   int // distinct
+	total  int // as the server says; 0 where it does not
+	reason string
+	date   time.Time // the server's clock when its first page was answered
+}
+
+// readWindow reads the pages of one window and stages its rows. An answer that breaks off is read again from page 1.
+func (r *run) readWindow(ctx context.Context, walk Walk, span Span) (read, error) {
+	attempt := 0
+	return backoff.Retry(ctx, func() (read, error) {
+		for {
+			got, verdict, err := r.readPages(ctx, span, NewReading(walk, perPage, attempt), r.NameCoach.List, namecoach.Filter{})
+			if errors.Is(err, httpapi.ErrTooLarge) {
+				got.reason = err.Error()
+				return got, nil // not whole: a narrower window has a smaller answer
+			}
+			if err != nil {
+				return got, retryable(err)
+			}
+			if verdict != ReadAgain {
+				return got, nil
+			}
+			attempt++
+			if err := state.DropStaged(ctx, r.DB, r.Name, got.id); err != nil {
+				return got, backoff.Permanent(err)
+			}
+		}
+	}, backoff.WithBackOff(backoff.NewExponentialBackOff()), backoff.WithMaxTries(6))
+}
+
+// retryable marks errors that reading again cannot mend as permanent. The client has already repeated what was refused for a
+// moment; what is left to repeat are answers that broke off in the middle.
+func retryable(err error) error {
+	var e *httpapi.Error
+	if errors.As(err, &e) && e.Status == 0 {
+		return err
+	}
+	return backoff.Permanent(err)
+}
+
+type ask func(context.Context, namecoach.Filter) (*namecoach.Answer, error)
+
+// readPages reads one window's pages with one question, until reading has a verdict.
+func (r *run) readPages(ctx context.Context, span Span, reading *Reading, ask ask, filter namecoach.Filter) (got read, verdict Verdict, err error) {
+	got.id = uuid.New()
+	filter.UpdatedAfter, filter.UpdatedBefore = span.Ask()
+	filter.PerPage = perPage
+	if len(r.Settings.Layout.Fields) > 0 {
+		filter.Include = "custom_attributes"
+	}
+	var rows []state.Participant
+	flush := func() error {
+		err := state.StageParticipants(ctx, r.DB, r.Name, got.id, rows)
+		rows = rows[:0]
+		return err
+	}
+	for verdict == NextPage {
+		filter.Page++
+		answer, err := ask(ctx, filter)
+		if err != nil {
+			return got, verdict, err
+		}
+		if got.date.IsZero() {
+			got.date = answer.Date
+		}
+		for p, err := range answer.Participants() {
+			if err != nil {
+				return got, verdict, errors.Join(err, state.DropStaged(ctx, r.DB, r.Name, got.id))
+			}
+			reading.Row(rowID(p))
+			rows = append(rows, r.participant(p))
+			if len(rows) == stageRows {
+				if err := flush(); err != nil {
+					return got, verdict, err
+				}
+			}
+		}
+		if err := flush(); err != nil {
+			return got, verdict, err
+		}
+		meta := answer.Meta()
+		verdict, got.reason = reading.EndPage(PageMeta{Known: meta.Known, Total: meta.TotalCount})
+	}
+	got.whole, got.rows, got.total = verdict == Whole, reading.Distinct(), reading.Total()
+	return got, verdict, nil
+}
+
+// searchKeys is how many addresses or ids one search asks for.
+const searchKeys = 500
+
+// readBySearch completes a single second that has more rows than the list shows, by asking for every key of the
+// directory within it. Rows of people whom the directory does not have stay unknown; they could not be linked anyway.
+func (r *run) readBySearch(ctx context.Context, span Span, into read) error {
+	stored, err := state.GetBridge(ctx, r.DB, r.Name)
+	if err != nil {
+		return err
+	}
+	if stored.DirectorySweep == 0 {
+		if err := r.list(ctx); err != nil {
+			return err
+		}
+	}
+	for _, key := range []state.DirectoryKey{state.KeyEmail, state.KeyExternalID} {
+		after := ""
+		for {
+			keys, err := state.DirectoryKeys(ctx, r.DB, r.Name, key, after, searchKeys)
+			if err != nil {
+				return err
+			}
+			if len(keys) == 0 {
+				break
+			}
+			after = keys[len(keys)-1]
+			// An address with a comma cannot be asked for (NC 198).
+			keys = slices.DeleteFunc(keys, func(k string) bool { return strings.Contains(k, ",") })
+			if len(keys) == 0 {
+				continue
+			}
+			filter := namecoach.Filter{Emails: keys}
+			if key == state.KeyExternalID {
+				filter = namecoach.Filter{InstitutionIDs: keys}
+			}
+			got, verdict, err := r.readPages(ctx, span, NewReading(Walk{Next: span.From, Until: span.To, Width: time.Second}, perPage, 0), r.NameCoach.Search, filter)
+			if err != nil {
+				return err
+			}
+			if verdict != Whole {
+				return &IncompleteError{Span: span, Reason: "list: " + into.reason + "; search: " + got.reason}
+			}
+			if err := state.JoinStaged(ctx, r.DB, r.Name, got.id, into.id); err != nil {
+				return err
+			}
+		}
+	}
+	r.Log.Warn("a second with more rows than NameCoach lists was read through search",
+		"bridge", r.Name, "second", span.From.Format(time.RFC3339), "listed", into.rows, "total", into.total)
+	return nil
+}
+
+// participant is the row as it is kept.
+func (r *run) participant(p namecoach.Participant) state.Participant {
+	event := Key(p.EventAccessCode)
+	if event == "" {
+		event = Key(p.EventSlug)
+	}
+	email, institution := Fold(p.Email), Key(p.InstitutionID)
+	out := state.Participant{
+		Email: Key(p.Email), InstitutionID: institution, EventAccessCode: event,
+		EventTitle: CleanText(p.EventTitle), FirstName: CleanText(p.FirstName), LastName: CleanText(p.LastName),
+		NameBadgeLink: Storable(p.NameBadgeLink, maxStored), RecordingLink: Storable(p.RecordingLink, maxStored),
+		RecordingID: CleanText(p.RecordingID), RecordingDate: CleanText(p.RecordingDate),
+	}
+	for _, f := range r.Settings.Layout.Fields {
+		if v, ok := attribute(p, f.Attribute); ok {
+			if out.Attributes == nil {
+				out.Attributes = map[string]string{}
+			}
+			out.Attributes[f.Attribute] = CleanText(v)
+		}
+	}
+	id := digestOf(event, email, institution)
+	if email == "" && institution == "" {
+		// Nothing tells this person; the badge tells the row at least from others like it.
+		id = digestOf(event, out.NameBadgeLink, out.FirstName, out.LastName)
+	}
+	out.ID = id[:]
+	out.Person = PersonKey(email, institution, hex.EncodeToString(out.ID))
+	parts := []string{out.Person, out.InstitutionID, event, out.EventTitle, out.FirstName, out.LastName, out.NameBadgeLink,
+		StableLink(out.RecordingLink), out.RecordingID, out.RecordingDate}
+	for _, k := range slices.Sorted(maps.Keys(out.Attributes)) {
+		parts = append(parts, k, out.Attributes[k])
+	}
+	content := digestOf(parts...)
+	out.Content = content[:]
+	return out
+}
+
+// attribute finds a configured attribute: flat (custom_gender_pronouns), in custom_objects with or without the prefix, or
+// one of the row's own (phonetic_spelling).
+func attribute(p namecoach.Participant, name string) (string, bool) {
+	switch name {
+	case "phonetic_spelling", "phonetic":
+		if p.Phonetic != "" {
+			return p.Phonetic, true
+		}
+	case "notes":
+		if p.Notes != "" {
+			return p.Notes, true
+		}
+	}
+	if v, ok := p.Custom[name]; ok {
+		return v, true
+	}
+	v, ok := p.Custom[strings.TrimPrefix(name, "custom_")]
+	return v, ok
+}
+
+// rowID sums a whole row up, less the queries of its links, which may change from answer to answer.
+func rowID(p namecoach.Participant) RowID {
+	parts := []string{p.FirstName, p.LastName, p.Email, p.InstitutionID, p.EventTitle, p.EventSlug, p.EventAccessCode, p.EventCode,
+		StableLink(p.RecordingLink), p.RecordingID, p.RecordingDate, p.NameBadgeLink, StableLink(p.Photo), p.Phonetic, p.Notes}
+	return RowID(digestOf(parts...))
+}
+
+// digestOf sums parts up so that no two different lists of parts come to the same.
+func digestOf(parts ...string) (sum [16]byte) {
+	h := sha256.New()
+	for _, p := range parts {
+		writePart(h, p)
+	}
+	copy(sum[:], h.Sum(nil))
+	return sum
+}
+
+func writePart(h hash.Hash, part string) {
+	var n [8]byte
+	binary.BigEndian.PutUint64(n[:], uint64(len(part)))
+	h.Write(n[:])
+	h.Write([]byte(part))
+}

@@ -1,0 +1,95 @@
+package sync
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+)
+
+// Action is what a step does to a user.
+type Action string
+
+// The actions: write the fragment, or set it to null.
+const (
+	Write Action = "write"
+	Clear Action = "clear"
+)
+
+// UserState is what is known of one directory user when a plan is made.
+type UserState struct {
+	UserID        int64
+	Linked        bool
+	Participants  []Participant // all that are linked to this user
+	Seen          []byte        // what stands in BLN under our keys, as Layout.Seen tells it
+	Applied       []byte        // digest of what we last wrote and verified; nil: never, or cleared
+	AppliedSource string        // the participant it was made from
+	SourceMoved   bool          // that participant is now linked to another user
+	Gone          bool          // a confirmed census says that nobody on NameCoach speaks for this user any more
+	Held          Reason        // set where the user is held for a reason that planning cannot judge (unwritable, reverted)
+}
+
+// Step is one user to be written or cleared.
+type Step struct {
+	UserID   int64
+	Action   Action
+	Fragment Fragment // nil for Clear
+	Digest   []byte
+	Source   string // the participant that speaks
+}
+
+// Hold is one user that is not written.
+type Hold struct {
+	UserID int64
+	Reason Reason
+	Detail string
+}
+
+// Plan is what should happen, as data. Each user stands in at most one of its lists, in order of user id.
+type Plan struct {
+	Steps     []Step
+	Unchanged []Step // the right fragment is there already
+	Holds     []Hold
+	Nothing   []int64 // linked to nobody who has a badge or recording, and nothing of ours is there
+}
+
+// Compute plans for users, each on its own: the same plan, in the same order, for the same users in any order.
+func Compute(users []UserState, layout Layout, events []string) Plan {
+	var p Plan
+	users = slices.Clone(users)
+	slices.SortFunc(users, func(a, b UserState) int {
+		return int(min(max(a.UserID-b.UserID, -1), 1))
+	})
+	for _, u := range users {
+		p.add(u, layout, events)
+	}
+	return p
+}
+
+func (p *Plan) add(u UserState, layout Layout, events []string) {
+	if u.Held != "" {
+		p.Holds = append(p.Holds, Hold{UserID: u.UserID, Reason: u.Held})
+		return
+	}
+	chosen, ok := Choose(u.Participants, events)
+	if !ok {
+		// A participant that vanished is no evidence; one that now belongs to someone else is: its voice must not stay here.
+		if u.Applied != nil && u.Seen != nil && (u.SourceMoved || u.Gone) {
+			p.Steps = append(p.Steps, Step{UserID: u.UserID, Action: Clear, Source: u.AppliedSource})
+		} else {
+			p.Nothing = append(p.Nothing, u.UserID)
+		}
+		return
+	}
+	fragment, err := layout.Build(chosen)
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		p.Holds = append(p.Holds, Hold{UserID: u.UserID, Reason: Refused, Detail: refusal.Error()})
+		return
+	}
+	step := Step{UserID: u.UserID, Action: Write, Fragment: fragment, Digest: fragment.Digest(), Source: chosen.ID}
+	if bytes.Equal(step.Digest, u.Seen) {
+		p.Unchanged = append(p.Unchanged, step)
+		return
+	}
+	p.Steps = append(p.Steps, step)
+}
