@@ -268,7 +268,7 @@ func TestAWrongValueIsOneProblemOfItsVariable(t *testing.T) {
 		{"LINK_HOSTS", "name-coach.com/x", "no scheme"},
 		{"LINK_HOSTS", "10.0.0.1", "host name"},
 		{"LINK_HOSTS", "*", "host name"},
-		{"LINK_HOSTS", "*.com", "too much"},
+		{"LINK_HOSTS", "*.com", "host name"},
 		{"LINK_HOSTS", "*.s3.amazonaws.com", "everybody"},
 		{"LINK_HOSTS", "*.amazonaws.com", "everybody"},
 		{"LINK_HOSTS", "a.*.com", "host name"},

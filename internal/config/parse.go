@@ -303,15 +303,9 @@ func linkHosts(s string) ([]string, error) {
 		if !hostPattern.MatchString(host) || len(host) > 253 {
 			return nil, fmt.Errorf("%s is not a host name like name-coach.com or *.name-coach.com: no scheme, port or path", quoted(host))
 		}
-		domain, wildcard := strings.CutPrefix(host, "*")
-		if !wildcard {
-			continue
-		}
-		if !strings.Contains(domain, "") {
-			return nil, fmt.Errorf("%s allows too much: at least two names must follow the star", quoted(host))
-		}
+		domain, wildcard := strings.CutPrefix(host, "*.")
 		for _, everybody := range shared {
-			if domain == everybody || strings.HasSuffix(domain, "."+everybody) {
+			if wildcard && (domain == everybody || strings.HasSuffix(domain, "."+everybody)) {
 				return nil, fmt.Errorf("%s allows everybody's files: name each host below %s in full", quoted(host), everybody)
 			}
 		}
