@@ -493,7 +493,7 @@ func TestKeysSurviveQuotingAndUnescaping(t *testing.T) {
 func FuzzOtherInfo(f *testing.F) {
 	for _, raw := range []string{
 		``, `null`, `{}`, awkward, `{"a":{"b":[1,{"c":"\ud800\u0000"}]}}`, `{"birthYear":1e999999999,"trades":["a","a"]}`, `{"a":1,"\u0061":2}`, "{\"a\":\"\xff\"}",
-		readUser(`{"jobTitle":"Security Officer","learningRecords":{"x":{"employerName":"Another employer"}}}`),
+		userJSON(`{"jobTitle":"Security Officer","learningRecords":{"x":{"employerName":"Another employer"}}}`),
 	} {
 		f.Add([]byte(raw), "namecoach", []byte(`{"recording_link":null}`))
 	}
@@ -538,8 +538,8 @@ func FuzzOtherInfo(f *testing.F) {
 	})
 }
 
-// readUser is a user as GET gives it (BLN 7137), with that otherInfo.
-func readUser(otherInfo string) string {
+// userJSON is a user as GET gives it (BLN 7137), with that otherInfo.
+func userJSON(otherInfo string) string {
 	return `{"id":10001,"organization":{"id":100,"key":"AwesomeInc","name":"Awesome Inc."},"role":"admin","otherInfo":` + otherInfo +
 		`,"address":{},"externalId":"222-444-666","user":{"id":200,"username":"johnny@example.com","firstname":"Johnny","lastname":"Smithe"},"channel":null,"created":"2012-03-26T12:11:45Z","modified":null}`
 }
