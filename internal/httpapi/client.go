@@ -269,9 +269,6 @@ func (c *Client) url(r Request) (*url.URL, error) {
 
 // attempt sends r once, as soon as a place and the pace allow.
 func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response, *Error) {
-	if err := ctx.Err(); err != nil {
-		return nil, c.failed(r, err)
-	}
 	select {
 	case c.slots <- struct{}{}:
 	case <-ctx.Done():

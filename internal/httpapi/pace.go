@@ -69,16 +69,18 @@ func (p *pacer) wait(ctx context.Context) error {
 		return ctx.Err()
 	}
 	for {
+		if err := ctx.Err(); err != nil { // before a departure is taken, which would be lost
+			return err
+		}
 		delay := p.take(time.Now())
 		if delay <= 0 {
-			return ctx.Err()
+			return nil
 		}
 		timer := time.NewTimer(delay)
 		select {
 		case <-timer.C: // look again: the pace may have changed meanwhile
 		case <-ctx.Done():
 			timer.Stop()
-			return ctx.Err()
 		}
 	}
 }

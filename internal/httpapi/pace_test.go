@@ -220,6 +220,32 @@ func TestThePaceGrowsBackEvenly(t *testing.T) {
 	}
 }
 
+func TestPausesThatTheServerLeavesToUsGrowUntilItAnswers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var sent departures
+		c := client(t, Options{Transport: wire(func(*http.Request) (*http.Response, error) {
+			switch sent.now() {
+			case 9, 11:
+				return answer(200, ""), nil
+			}
+			return answer(429, ""), nil
+		})})
+		flood(t, c, 1)
+		flood(t, c, 1)
+		at := sent.since(sent.at[0])
+		want := []time.Duration{1, 2, 4, 8, 16, 32, 60, 60}
+		for i, want := range want {
+			if gap := at[i+1] - at[i]; gap < want*time.Second || gap > want*time.Second*3/2 {
+				t.Errorf("pause %d is %v, want %d s and up to half more", i, gap, want)
+			}
+		}
+		if gap := at[10] - at[9]; gap > 1500*time.Millisecond {
+			t.Errorf("after an answer the first pause is %v, want about 1 s again", gap)
+		}
+	})
+}
+
 // quota is a server with a fixed budget for each period, published the way NameCoach does.
 type quota struct {
 	mu      sync.Mutex

@@ -201,6 +201,25 @@ func TestRefusalsAreReadAsFarAsTheyAreDocumented(t *testing.T) {
 	}
 }
 
+func TestALongRefusalIsNotReadToItsEnd(t *testing.T) {
+	t.Parallel()
+	var read countingReader
+	c := client(t, Options{Attempts: 1, Transport: wire(func(*http.Request) (*http.Response, error) {
+		res := answer(500, "")
+		res.Body = io.NopCloser(&read)
+		return res, nil
+	})})
+	_, err := c.Do(t.Context(), get("a"))
+	var fail *Error
+	if !errors.As(err, &fail) || fail.Status != 500 || fail.Message != "" || read > 100<<10 {
+		t.Errorf("read %d bytes of an endless refusal: %v", read, err)
+	}
+}
+
+type countingReader int
+
+func (n *countingReader) Read(p []byte) (int, error) { *n += countingReader(len(p)); return len(p), nil }
+
 func TestErrorsSayWhatHappened(t *testing.T) {
 	t.Parallel()
 	for want, fail := range map[string]*Error{
