@@ -13,7 +13,8 @@ const (
 // updated (signed URL queries), or one row on two pages would pass for two.
 type RowID [16]byte
 
-// PageMeta is what one answer said about the window: Total rows in all (total_count). Known is false where it had no such number.
+// PageMeta is what one answer said about the window: Total rows in all (total_count). Known is false where it had no such
+// number.
 type PageMeta struct {
 	Known bool
 	Total int
@@ -27,7 +28,8 @@ const (
 	NextPage Verdict = iota
 	// Whole: every row of the window was seen; the cursor may move over it.
 	Whole
-	// ReadAgain: the rows moved while they were read. Read the window again from page 1, with a new Reading and the next attempt number.
+	// ReadAgain: the rows moved while they were read. Read the window again from page 1, with a new Reading and the next
+	// attempt number.
 	ReadAgain
 	// Split: the window cannot be shown to be complete. Narrow it.
 	Split
@@ -50,9 +52,9 @@ func (v Verdict) String() string {
 
 // Reading judges the pages of one window, in order, as they are read: is the window whole?
 //
-// It says Whole for several pages only if the total was the same on each and as many distinct rows were seen. Where the total tells
-// the truth and no row comes into the window meanwhile (see Walk.Settled), this proves that none is missing,
-// in whatever order the server lists them: rows can only leave, so the same total is the same set of rows.
+// It says Whole for several pages only if the total was the same on each and as many distinct rows were seen. Where the total
+// tells the truth and no row comes into the window meanwhile (see Walk.Settled), this proves that none is missing, in whatever
+// order the server lists them: rows can only leave, so the same total is the same set of rows.
 // One page is one answer, and so one moment.
 //
 // Records that look alike are told apart only by standing on one page together: a row counts as often as the page that has it
@@ -73,8 +75,8 @@ type Reading struct {
 // rowCount is how often a row stood on the page where it last stood, and on the page that had it most often.
 type rowCount struct{ page, here, most uint32 }
 
-// NewReading begins to read the next window of w, with perPage rows asked for. attempt is 0 the first time that this window is read,
-// and one more after each ReadAgain; the third reading (attempt 2) that finds the rows moving says Split.
+// NewReading begins to read the next window of w, with perPage rows asked for. attempt is 0 the first time that this window is
+// read, and one more after each ReadAgain; the third reading (attempt 2) that finds the rows moving says Split.
 func NewReading(w Walk, perPage, attempt int) *Reading {
 	s, _ := w.Window()
 	return &Reading{
@@ -104,8 +106,8 @@ func (r *Reading) Row(id RowID) {
 	r.pageRows++
 }
 
-// EndPage ends the current page and says what to do; the reason is in words for ReadAgain and Split. After any verdict but NextPage the
-// reading is over.
+// EndPage ends the current page and says what to do; the reason is in words for ReadAgain and Split. After any verdict but
+// NextPage the reading is over.
 func (r *Reading) EndPage(m PageMeta) (Verdict, string) {
 	page, rows, fresh, before := int(r.page), r.pageRows, r.newRows, r.meta
 	r.page++

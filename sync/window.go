@@ -42,10 +42,10 @@ type Walk struct {
 	// Width is that of the next window, cut at Until.
 	Width time.Duration
 
-	// Settled is the time before which no row becomes visible any more: the server's now less the lookback, with a second or
-	// more to spare. A window that reaches over it counts only if one answer holds it whole, else it is cut there: before Settled rows can only leave a window,
-	// so a total that stays the same proves that none did; after Settled a row that comes can hide one that goes, but the next walk's lookback reads all of
-	// that again. Zero: everything is settled.
+	// Settled is the time before which no row becomes visible any more: the server's now less the lookback, with some seconds to
+	// spare. A window that reaches over it counts only if one answer holds it whole, else it is cut there. Before Settled, rows
+	// can only leave a window, so a total that stays the same proves that none did. After it, a row that comes can hide one that
+	// goes, but the next walk's lookback reads all of that again. Zero: everything is settled.
 	Settled time.Time
 
 	// Target is how many rows a window should hold; 0 is the usual 10,000. It falls when windows of less fail (answers cut
