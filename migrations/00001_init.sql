@@ -17,6 +17,17 @@ COMMENT ON COLUMN bridges.halted_at IS 'Set when a foreign key was lost on a wri
 COMMENT ON COLUMN bridges.rows_carry_fragment IS 'Whether list rows of this organization show our fragment; null until a written user was seen in a list answer.';
 COMMENT ON COLUMN bridges.directory_sweep IS 'Number of the last complete listing of the directory; 0: never complete, nobody may be linked.';
 
+CREATE TABLE halts (
+    bridge         text NOT NULL REFERENCES bridges ON DELETE CASCADE,
+    halted_at      timestamptz NOT NULL,
+    reason         text,
+    run            uuid,
+    resumed_at     timestamptz NOT NULL DEFAULT now(),
+    resumed_reason text NOT NULL,
+    PRIMARY KEY (bridge, halted_at)
+);
+COMMENT ON TABLE halts IS 'Halts that a person has lifted, and why.';
+
 CREATE TABLE workers (
     bridge       text NOT NULL REFERENCES bridges ON DELETE CASCADE,
     owner        uuid NOT NULL,
@@ -90,7 +101,7 @@ CREATE TABLE participants (
 CREATE INDEX participants_person ON participants (bridge, person);
 CREATE INDEX participants_due ON participants (bridge, person) WHERE link_due;
 COMMENT ON TABLE participants IS 'NameCoach rows: one person in one event. Empty text: NameCoach has nothing.';
-COMMENT ON COLUMN participants.participant IS 'Digest of event, folded address and institution id: NameCoach rows have no id.';
+COMMENT ON COLUMN participants.participant IS 'Digest of event, folded address, institution id and badge link: NameCoach rows have no id.';
 COMMENT ON COLUMN participants.person IS 'email:ADDRESS (case-folded), else id:INSTITUTION_ID, else row:DIGEST.';
 COMMENT ON COLUMN participants.content IS 'Digest of what may reach BLN or a link, volatile URL queries left out.';
 COMMENT ON COLUMN participants.link_due IS 'New or changed since its person was last linked.';
@@ -205,4 +216,4 @@ COMMENT ON TABLE plan_steps IS 'What a plan would do, and clears that the guard 
 
 -- +goose Down
 
-DROP TABLE plan_steps, journal, holds, links, directory_users, staged_participants, participants, listings, cursors, runs, workers, bridges;
+DROP TABLE plan_steps, journal, holds, links, directory_users, staged_participants, participants, listings, cursors, runs, workers, halts, bridges;

@@ -64,6 +64,22 @@ func Halt(ctx context.Context, q Querier, bridge, reason string, run uuid.UUID) 
 	return nil
 }
 
+// Resume lifts a halt. The halt and why it was lifted are kept. ErrNotFound: the bridge is not halted.
+func Resume(ctx context.Context, q Querier, bridge, reason string) error {
+	tag, err := q.Exec(ctx, `WITH lifted AS (
+			SELECT bridge, halted_at, halt_reason, halt_run FROM bridges WHERE bridge = $1 AND halted_at IS NOT NULL FOR UPDATE),
+		kept AS (INSERT INTO halts (bridge, halted_at, reason, run, resumed_reason)
+			SELECT bridge, halted_at, halt_reason, halt_run, $2 FROM lifted)
+		UPDATE bridges SET halted_at = NULL, halt_reason = NULL, halt_run = NULL FROM lifted WHERE bridges.bridge = lifted.bridge`, bridge, reason)
+	if err != nil {
+		return fmt.Errorf("resume bridge %s: %w", bridge, err)
+	}
+	if tag.RowsAffected() == 0 {
+		return fmt.Errorf("halt of bridge %s: %w", bridge, ErrNotFound)
+	}
+	return nil
+}
+
 // SetRowsCarryFragment notes whether list rows show our fragment.
 func SetRowsCarryFragment(ctx context.Context, q Querier, bridge string, carry bool) error {
 	_, err := q.Exec(ctx, `UPDATE bridges SET rows_carry_fragment = $2 WHERE bridge = $1`, bridge, carry)

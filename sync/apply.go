@@ -634,7 +634,7 @@ func (w *writer) foreseeBatch(ctx context.Context, users []state.Claimed, clears
 				w.planned[Action(c.Action)]++
 				mu.Unlock()
 			}
-			w.progress(PhaseDecide, int(w.done.Add(1)), w.total)
+			w.progress(PhaseRead, int(w.done.Add(1)), w.total)
 			return nil
 		})
 	}

@@ -58,6 +58,7 @@ const (
 	PhaseList    Phase = "list"
 	PhaseLink    Phase = "link"
 	PhaseDecide  Phase = "decide"
+	PhaseRead    Phase = "read" // by a plan only
 	PhaseWrite   Phase = "write"
 )
 

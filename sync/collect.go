@@ -353,10 +353,11 @@ func (r *run) participant(p namecoach.Participant) state.Participant {
 			out.Attributes[f.Attribute] = CleanText(v)
 		}
 	}
-	id := digestOf(event, email, institution)
+	// One address may stand in one event more than once, with a badge each. What follows the badge link's path may be a
+	// signature.
+	id := digestOf(event, email, institution, StableLink(out.NameBadgeLink))
 	if email == "" && institution == "" {
-		// Nothing tells this person; the badge tells the row at least from others like it.
-		id = digestOf(event, out.NameBadgeLink, out.FirstName, out.LastName)
+		id = digestOf(event, StableLink(out.NameBadgeLink), out.FirstName, out.LastName)
 	}
 	out.ID = id[:]
 	out.Person = PersonKey(email, institution, hex.EncodeToString(out.ID))

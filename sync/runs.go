@@ -160,4 +160,3 @@ func nullTime(t time.Time) *time.Time {
 	t = t.UTC().Truncate(time.Second)
 	return &t
 }
-

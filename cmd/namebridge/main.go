@@ -1,0 +1,127 @@
+// Command namebridge carries people's name badges and recordings from NameCoach into BLN.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/sethvargo/go-envconfig"
+	"github.com/spf13/cobra"
+
+	"namebridge/internal/config"
+)
+
+// version and commit are set by the linker.
+var (
+	version = "development"
+	commit  = "unknown"
+)
+
+// The exit codes, as the contract has them.
+const (
+	exitDone    = 0
+	exitFailed  = 1
+	exitUsage   = 2
+	exitLook    = 3 // halted or quarantined: a person must look
+	exitPartial = 4 // done, but some people failed and will be retried
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-ctx.Done()
+		stop() // a second Ctrl-C ends the process at once: what it was doing is picked up by the next
+	}()
+	code := run(ctx, os.Args[1:], envconfig.OsLookuper(), os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// app is what a command needs of the world around it.
+type app struct {
+	lookuper       envconfig.Lookuper
+	stdout, stderr io.Writer
+}
+
+// exit ends a command with a code other than those that errors stand for. Its text, if any, is already printed.
+type exit int
+
+func (e exit) Error() string { return fmt.Sprintf("exit %d", int(e)) }
+
+// usageError is a command line that cannot be understood.
+type usageError struct{ error }
+
+// run carries out one command line and gives its exit code.
+func run(ctx context.Context, args []string, lookuper envconfig.Lookuper, stdout, stderr io.Writer) int {
+	root := newRoot(&app{lookuper: lookuper, stdout: stdout, stderr: stderr})
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	var (
+		code     exit
+		problems *config.Problems
+		usage    usageError
+	)
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &code):
+		return int(code)
+	case errors.As(err, &problems), errors.As(err, &usage):
+		fmt.Fprintf(stderr, "namebridge: %v\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(stderr, "namebridge: %s\n", explain(err))
+	return exitCode(err)
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "namebridge",
+		Short: "People's name badges and recordings, from NameCoach into BLN",
+		Long: `namebridge carries the name badge and the recording that people keep on NameCoach into their records in BLN
+(Bluedrop Learning Networks), and can prove what it did.
+
+It is configured by environment variables: namebridge config --help lists them all.
+
+Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 halted or quarantined, a person must look ·
+4 done, but some people failed and will be retried.`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Args:              cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w\n\nHelp: %s --help", err, cmd.CommandPath())}
+	})
+	root.AddCommand(newBackfill(a), newPlan(a), newCollect(a), newSweep(a), newStatus(a), newResume(a), newMigrate(a), newConfig(a), newVersion(a))
+	for _, c := range root.Commands() {
+		wrapArgs(c)
+	}
+	wrapArgs(root)
+	return root
+}
+
+// wrapArgs makes complaints about arguments usage errors.
+func wrapArgs(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usageError{fmt.Errorf("%w\n\nHelp: %s --help", err, cmd.CommandPath())}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		wrapArgs(sub)
+	}
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"namebridge/internal/config"
+	"namebridge/migrations"
+	"namebridge/state"
+)
+
+func newVersion(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "version", Short: "Print version and commit", Args: cobra.NoArgs}
+	output := outputFlag(c)
+	c.RunE = func(*cobra.Command, []string) error {
+		if *output == "json" {
+			return json.NewEncoder(a.stdout).Encode(map[string]string{"version": version, "commit": commit})
+		}
+		_, err := fmt.Fprintf(a.stdout, "namebridge %s (%s)\n", version, commit)
+		return err
+	}
+	return c
+}
+
+func newConfig(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "config",
+		Short: "Check the configuration",
+		Long:  "Checks the environment and names everything that is wrong with it.\n\n" + config.Help(),
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			cfg, err := config.Load(a.lookuper, config.Database)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(a.stdout, "The configuration of %d bridge(s) is in order.\n", len(cfg.Bridges))
+			return err
+		},
+	}
+}
+
+func newMigrate(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "migrate",
+		Short: "Bring the database schema up to date, or show it",
+		Long:  "Every command that needs the database migrates it first; this is for those who want to do it by itself.",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	up := &cobra.Command{Use: "up", Short: "Bring the schema up to date; several at once are safe", Args: cobra.NoArgs}
+	up.RunE = func(cmd *cobra.Command, _ []string) error {
+		return a.withDatabaseURL(cmd, func(url string) error {
+			if err := migrations.Up(cmd.Context(), url); err != nil {
+				return &databaseError{err}
+			}
+			_, err := fmt.Fprintln(a.stdout, "The database schema is up to date.")
+			return err
+		})
+	}
+	status := &cobra.Command{Use: "status", Short: "Show which migrations the database has", Args: cobra.NoArgs}
+	output := outputFlag(status)
+	status.RunE = func(cmd *cobra.Command, _ []string) error {
+		return a.withDatabaseURL(cmd, func(url string) error {
+			all, err := migrations.List(cmd.Context(), url)
+			if err != nil {
+				return &databaseError{err}
+			}
+			if *output == "json" {
+				return json.NewEncoder(a.stdout).Encode(map[string]any{"migrations": all})
+			}
+			for _, m := range all {
+				word := "missing"
+				if m.Applied {
+					word = "applied"
+				}
+				if _, err := fmt.Fprintf(a.stdout, "  %-8s %s\n", word, m.Name); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	c.AddCommand(up, status)
+	return c
+}
+
+func (a *app) withDatabaseURL(cmd *cobra.Command, do func(url string) error) error {
+	cfg, err := config.Load(a.lookuper, config.Database)
+	if err != nil {
+		return err
+	}
+	url, stop, err := databaseURL(cmd.Context(), cfg)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	return do(url)
+}
+
+func newResume(a *app) *cobra.Command {
+	var reason string
+	c := &cobra.Command{
+		Use:   "resume",
+		Short: "Lift a halt, with a reason, which is recorded",
+		Long: `A bridge halts when BLN lost or changed data that is not ours while a person was written. After you have looked into it,
+this lets writing go on.`,
+		Example: `  namebridge resume --reason "BLN confirmed and mended it, ticket 4711"`,
+		Args:    cobra.NoArgs,
+	}
+	bridge := bridgeFlag(c)
+	c.Flags().StringVar(&reason, "reason", "", "why it is safe to go on (required)")
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if reason == "" {
+			return usageError{errors.New("--reason is required: it is recorded with the halt")}
+		}
+		cfg, err := config.Load(a.lookuper, config.Database)
+		if err != nil {
+			return err
+		}
+		chosen, err := chooseBridge(cfg, *bridge)
+		if err != nil {
+			return err
+		}
+		db, stop, err := openDatabase(cmd.Context(), cfg)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		err = state.Resume(cmd.Context(), db, chosen.Name, reason)
+		if errors.Is(err, state.ErrNotFound) {
+			_, err = fmt.Fprintf(a.stdout, "Bridge %s is not halted: nothing to do.\n", chosen.Name)
+			return err
+		}
+		if err == nil {
+			_, err = fmt.Fprintf(a.stdout, "Bridge %s goes on. Bring it up to date: namebridge backfill\n", chosen.Name)
+		}
+		return err
+	}
+	return c
+}
