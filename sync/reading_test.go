@@ -107,6 +107,32 @@ func TestReadingJudgesPages(t *testing.T) {
 	}
 }
 
+// Trap 27a at its worst: between the pages row 0 is updated and leaves, so that row 3 moves to page 1, while row 6 shows late. The
+// total stays 6 and six rows are seen, but row 3 is not among them. Settled is what stops this.
+func TestALateRowCannotHideOneThatWasMissed(t *testing.T) {
+	t.Parallel()
+	minute := NewWalk(walkBegin, walkBegin.Add(time.Minute))
+	read := func(w Walk) (v Verdict) {
+		r := NewReading(w, 3, 0)
+		for _, page := range [][]int{{0, 1, 2}, {4, 5, 6}} {
+			for _, n := range page {
+				r.Row(rowNumber(n))
+			}
+			if v, _ = r.EndPage(PageMeta{Known: true, Total: 6}); v != NextPage {
+				break
+			}
+		}
+		return v
+	}
+	if got := read(minute); got != Whole {
+		t.Fatalf("%v where rows are said to be settled: the pages no longer show the danger", got)
+	}
+	minute.Settled = walkBegin.Add(30 * time.Second)
+	if got := read(minute); got != Split {
+		t.Errorf("%v where late rows may show, want %v", got, Split)
+	}
+}
+
 func TestReadingNeverAsksForMoreThanTenThousandPages(t *testing.T) {
 	t.Parallel()
 	r := NewReading(NewWalk(walkBegin, walkBegin.Add(time.Second)), 64, 0)
