@@ -50,6 +50,19 @@ func ParseOtherInfo(raw []byte) (OtherInfo, error) {
 // JSON is the object as it was parsed, with what With and Without changed.
 func (o OtherInfo) JSON() []byte { return []byte(o.text()) }
 
+// MarshalJSON keeps o from being marshalled as {}, which would pass for an otherInfo without keys. Note that encoding/json
+// takes white space out and escapes <, > and &; JSON does not.
+func (o OtherInfo) MarshalJSON() ([]byte, error) { return o.JSON(), nil }
+
+// UnmarshalJSON is ParseOtherInfo.
+func (o *OtherInfo) UnmarshalJSON(raw []byte) (err error) {
+	*o, err = ParseOtherInfo(raw)
+	return err
+}
+
+// String keeps what people wrote about themselves out of logs and errors.
+func (o OtherInfo) String() string { return fmt.Sprintf("otherInfo of %d keys", len(o.Keys())) }
+
 // Keys are the keys in the order in which they stand.
 func (o OtherInfo) Keys() []string {
 	var keys []string

@@ -83,6 +83,25 @@ func TestOtherInfoThatCannotBeKeptIsRefusedWithItsPathAndWithoutItsValue(t *test
 	mustParse(t, `{"a":1,"A":2,"b":{"a":3},"\ud800":4,"\ud801":5,"\ufffd":6}`)
 }
 
+func TestOtherInfoIsNeitherLostInJSONNorShownInLogs(t *testing.T) {
+	t.Parallel()
+	u := User{ID: 200, OtherInfo: mustParse(t, `{"workPhone":"15005550320","n":12345678901234567890}`)}
+	if shown := fmt.Sprintf("%v %+v %s", u, u, u.OtherInfo); strings.Contains(shown, "1500") || !strings.Contains(shown, "otherInfo of 2 keys") {
+		t.Errorf("shown as %s", shown)
+	}
+	text, err := json.Marshal(u.OtherInfo)
+	if err != nil || string(text) != string(u.OtherInfo.JSON()) {
+		t.Errorf("got %s, %v", text, err)
+	}
+	var back OtherInfo
+	if err := json.Unmarshal(text, &back); err != nil || back != u.OtherInfo {
+		t.Errorf("got %s, %v", back.JSON(), err)
+	}
+	if err := json.Unmarshal([]byte(`{"a":1,"a":2}`), &back); err == nil {
+		t.Error("a key twice was accepted")
+	}
+}
+
 func TestKeysAndGetUnescapeKeysAndKeepValues(t *testing.T) {
 	t.Parallel()
 	o := mustParse(t, awkward)
@@ -487,6 +506,27 @@ func TestKeysSurviveQuotingAndUnescaping(t *testing.T) {
 		if got := quote(unescape(literal)); got != literal {
 			t.Fatalf("got %s, want %s", got, literal)
 		}
+	}
+}
+
+func TestUnescapeAgreesWithEncodingJSONWhereThatLosesNothing(t *testing.T) {
+	t.Parallel()
+	for _, literal := range []string{`""`, `"\b\f\n\r\t\"\\\/x"`, `"\u0000\u00e9\uFFFD"`, `"a\ud83d\ude00b"`, `"😀\uD83D\uDE00"`, `"\\u0041"`} {
+		var want string
+		if err := json.Unmarshal([]byte(literal), &want); err != nil {
+			t.Fatal(err)
+		}
+		if got := unescape(literal); got != want {
+			t.Errorf("%s: got %q, want %q", literal, got, want)
+		}
+	}
+	for literal, want := range map[string]string{`"\ud800\ud800\udc00"`: "\xed\xa0\x80𐀀", `"\udc00\ud800"`: "\xed\xb0\x80\xed\xa0\x80", `"\ud800x"`: "\xed\xa0\x80x", `"\ud800\u0041"`: "\xed\xa0\x80A"} {
+		if got := unescape(literal); got != want {
+			t.Errorf("%s: got %q, want %q", literal, got, want)
+		}
+	}
+	if _, err := ParseOtherInfo([]byte(`{"` + strings.Repeat("k", 100) + "\u007f" + `":1,"` + strings.Repeat("k", 100) + "\u007f" + `":1}`)); err == nil || strings.Contains(err.Error(), strings.Repeat("k", 65)) {
+		t.Errorf("a long key in an error: %v", err)
 	}
 }
 
