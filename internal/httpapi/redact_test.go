@@ -218,7 +218,10 @@ func TestALongRefusalIsNotReadToItsEnd(t *testing.T) {
 
 type countingReader int
 
-func (n *countingReader) Read(p []byte) (int, error) { *n += countingReader(len(p)); return len(p), nil }
+func (n *countingReader) Read(p []byte) (int, error) {
+	*n += countingReader(len(p))
+	return len(p), nil
+}
 
 func TestErrorsSayWhatHappened(t *testing.T) {
 	t.Parallel()
