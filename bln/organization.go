@@ -71,7 +71,7 @@ func readOrganization(body []byte) (Organization, error) {
 	return o, nil
 }
 
-// ACL reads what the signed-in user may do, by resource (BLN 540).
+// ACL reads what the signed-in user may do, by resource (BLN 546).
 func (c *Client) ACL(ctx context.Context, resources ...string) (map[string][]string, error) {
 	r := httpapi.Request{Endpoint: "user.acl", Method: http.MethodGet, Path: "/user/acl", Repeat: true}
 	if len(resources) > 0 {

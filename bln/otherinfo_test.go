@@ -578,7 +578,7 @@ func FuzzOtherInfo(f *testing.F) {
 	})
 }
 
-// userJSON is a user as GET gives it (BLN 7137), with that otherInfo.
+// userJSON is a user as GET gives it (BLN 7130), with that otherInfo.
 func userJSON(otherInfo string) string {
 	return `{"id":10001,"organization":{"id":100,"key":"AwesomeInc","name":"Awesome Inc."},"role":"admin","otherInfo":` + otherInfo +
 		`,"address":{},"externalId":"222-444-666","user":{"id":200,"username":"johnny@example.com","firstname":"Johnny","lastname":"Smithe"},"channel":null,"created":"2012-03-26T12:11:45Z","modified":null}`

@@ -242,7 +242,7 @@ type claims struct {
 	expires time.Time
 }
 
-// readClaims reads a JWT's payload (BLN 28-34). A token that is none, such as BLN's own example (BLN 93), has no claims.
+// readClaims reads a JWT's payload (BLN 28). A token that is none, such as BLN's own example (BLN 93), has no claims.
 func readClaims(value string) claims {
 	parts := strings.Split(value, ".")
 	if len(parts) != 3 {

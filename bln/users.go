@@ -279,7 +279,7 @@ func readUsers(body []byte) ([]User, error) {
 	return users, nil
 }
 
-// readTime reads the forms of time that the document shows (BLN 7211, 7328, 7880); without an offset they are UTC.
+// readTime reads the forms of time that the document shows (BLN 7216, 7281, 7875); without an offset they are UTC.
 func readTime(s string) (time.Time, bool) {
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05Z0700", time.DateTime} {
 		if t, err := time.Parse(layout, s); err == nil {
@@ -289,7 +289,7 @@ func readTime(s string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// readUser reads one member, as lists and single answers have it (BLN 7137, 7704). Its errors continue "the answer" or
+// readUser reads one member, as lists and single answers have it (BLN 7130, 7709). Its errors continue "the answer" or
 // "row 3", and name fields, never values.
 func readUser(row gjson.Result) (User, error) {
 	var rowID, role, externalID, otherInfo, created, modified, user gjson.Result

@@ -29,7 +29,7 @@ func row(rowID, userID int64, username, created string) string {
 
 func list(rows ...string) string { return "[" + strings.Join(rows, ",") + "]" }
 
-// A page as the document shows it (BLN 7706), with its two traps: row id is not user.id (35), otherInfo is an excerpt (43).
+// A page as the document shows it (BLN 7709), with its two traps: row id is not user.id (35), otherInfo is an excerpt (43).
 func TestUsersReadsTheDocumentedPage(t *testing.T) {
 	t.Parallel()
 	f := newFakeBLN(t)
