@@ -74,9 +74,11 @@ CREATE TABLE listings (
     rows         bigint NOT NULL DEFAULT 0,
     started_at   timestamptz NOT NULL DEFAULT now(),
     completed_at timestamptz,
+    refused_at   timestamptz,
     PRIMARY KEY (bridge, sweep)
 );
 COMMENT ON TABLE listings IS 'One pass through the BLN directory, page by page.';
+COMMENT ON COLUMN listings.refused_at IS 'It came to its end, but showed too few users to be believed.';
 
 CREATE TABLE participants (
     bridge            text NOT NULL REFERENCES bridges ON DELETE CASCADE,

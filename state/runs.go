@@ -49,33 +49,42 @@ type Run struct {
 
 var runColumns = `run, kind, status, since, owner, started_at, ended_at, counts, error, status = 'running' AND ` + fmt.Sprintf(liveOwner, "runs.owner") + ` AS live`
 
-// TakeRun gives the interrupted run of kind and since to owner, or starts one. While another live process has it, the
-// run comes back with ErrStale.
-func TakeRun(ctx context.Context, q Querier, bridge string, kind Kind, since *time.Time, owner uuid.UUID) (Run, error) {
+// TakeRun gives owner the newest run of kind and since, where it was interrupted or failed and resume is wanted, or else
+// starts one. While a live process has it, that run comes back with ErrStale. Run it in a transaction: two processes that
+// start at once take turns.
+func TakeRun(ctx context.Context, q Querier, bridge string, kind Kind, since *time.Time, owner uuid.UUID, resume bool) (Run, error) {
 	fail := func(err error) (Run, error) { return Run{}, fmt.Errorf("start %s of bridge %s: %w", kind, bridge, err) }
-	found, err := one[Run](q.Query(ctx, `SELECT `+runColumns+` FROM runs
-		WHERE bridge = $1 AND kind = $2 AND status = 'running' AND since IS NOT DISTINCT FROM $3::timestamptz
+	if _, err := q.Exec(ctx, `SELECT 1 FROM bridges WHERE bridge = $1 FOR NO KEY UPDATE`, bridge); err != nil {
+		return fail(err)
+	}
+	last, err := one[Run](q.Query(ctx, `SELECT `+runColumns+` FROM runs
+		WHERE bridge = $1 AND kind = $2 AND since IS NOT DISTINCT FROM $3::timestamptz
 		ORDER BY started_at DESC LIMIT 1`, bridge, kind, since))
-	if errors.Is(err, ErrNotFound) {
-		run, err := one[Run](q.Query(ctx, `INSERT INTO runs (bridge, run, kind, status, since, owner)
-			VALUES ($1, $2, $3, 'running', $4, $5) RETURNING `+runColumns, bridge, uuid.New(), kind, since, owner))
+	switch {
+	case errors.Is(err, ErrNotFound):
+	case err != nil:
+		return fail(err)
+	case last.Live:
+		return last, fmt.Errorf("%s %s of bridge %s: %w", kind, last.Run, bridge, ErrStale)
+	case resume && (last.Status == Running || last.Status == Failed):
+		last, err = one[Run](q.Query(ctx, `UPDATE runs SET owner = $3, status = 'running', ended_at = NULL, error = NULL
+			WHERE bridge = $1 AND run = $2 RETURNING `+runColumns, bridge, last.Run, owner))
 		if err != nil {
 			return fail(err)
 		}
-		return run, nil
+		return last, nil
 	}
+	_, err = q.Exec(ctx, `UPDATE runs SET status = 'failed', ended_at = now(), owner = NULL, error = 'interrupted'
+		WHERE bridge = $1 AND kind = $2 AND status = 'running' AND NOT `+fmt.Sprintf(liveOwner, "runs.owner"), bridge, kind)
 	if err != nil {
 		return fail(err)
 	}
-	tag, err := q.Exec(ctx, `UPDATE runs SET owner = $3 WHERE bridge = $1 AND run = $2 AND status = 'running'
-		AND (owner IS NULL OR owner = $3 OR NOT `+fmt.Sprintf(liveOwner, "runs.owner")+`)`, bridge, found.Run, owner)
+	run, err := one[Run](q.Query(ctx, `INSERT INTO runs (bridge, run, kind, status, since, owner)
+		VALUES ($1, $2, $3, 'running', $4, $5) RETURNING `+runColumns, bridge, uuid.New(), kind, since, owner))
 	if err != nil {
 		return fail(err)
 	}
-	if tag.RowsAffected() == 0 {
-		return found, fmt.Errorf("%s %s of bridge %s: %w", kind, found.Run, bridge, ErrStale)
-	}
-	return found, nil
+	return run, nil
 }
 
 // EndRun closes a run with its counts. An error text is for people.

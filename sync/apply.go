@@ -25,6 +25,8 @@ const (
 	writeBatch = 100
 	// lanes is how many batches are under way at once, so that the end of one does not leave the line idle.
 	lanes = 2
+	// maxDetail is where a reason is cut, in bytes.
+	maxDetail = 1000
 	// maxProperties is how many otherInfo may have (BLN 7463).
 	maxProperties = 100
 	// tries is how often a user is tried within one look, after an outcome that was unknown.
@@ -202,7 +204,7 @@ func (w *writer) one(ctx context.Context, c state.Claimed, rest *remains, do fun
 		return err
 	}
 	rest.mu.Lock()
-	rest.failed = append(rest.failed, state.Failure{UserID: c.UserID, Fence: c.Fence, Problem: err.Error(), RetryAfter: retryAfter(c.Attempts)})
+	rest.failed = append(rest.failed, state.Failure{UserID: c.UserID, Fence: c.Fence, Problem: Storable(err.Error(), maxDetail), RetryAfter: retryAfter(c.Attempts)})
 	rest.mu.Unlock()
 	w.Log.Warn("a user could not be written and will be tried again", "bridge", w.Name, "user", c.UserID, "attempt", c.Attempts+1, "problem", err)
 	if w.failures.Add(1) >= hopeless {
@@ -231,7 +233,7 @@ func (r *remains) hold(c state.Claimed, reason Reason, detail string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.withdraw = append(r.withdraw, c)
-	r.holds = append(r.holds, state.Hold{Subject: strconv.FormatInt(c.UserID, 10), Reason: string(reason), Detail: detail, Content: c.ListedContent})
+	r.holds = append(r.holds, state.Hold{Subject: strconv.FormatInt(c.UserID, 10), Reason: string(reason), Detail: Storable(detail, maxDetail), Content: c.ListedContent})
 }
 
 func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains) error {
@@ -475,7 +477,7 @@ func (w *writer) restore(ctx context.Context, user, entry int64, before, now bln
 	}
 	keys := make([]string, len(damage))
 	for i, ch := range damage {
-		keys[i] = ch.Key
+		keys[i] = strconv.Quote(ch.Key) // it may hold what a log or Postgres would choke on
 	}
 	reason := fmt.Sprintf("BLN lost or changed what is not ours while user %d was written: %s.", user, strings.Join(keys, ", "))
 	as := state.Damaged

@@ -194,8 +194,8 @@ func (r *run) keepAlive(ctx context.Context) {
 	}
 }
 
-// do takes the run of kind and since, or goes on with an interrupted one, and carries body out. The result is complete
-// whether or not body fails.
+// do takes the run of kind and since, or goes on with one that was interrupted or failed, and carries body out. A collect
+// always starts anew: its end is now. The result is complete whether or not body fails.
 func (b *Bridge) do(ctx context.Context, kind state.Kind, since *time.Time, body func(context.Context, *run) error) (Result, error) {
 	r := &run{Bridge: b, kind: kind, owner: uuid.New(), started: time.Now(), planned: map[Action]int{}}
 	failed := Result{Kind: kind, Status: state.Failed}
@@ -209,7 +209,7 @@ func (b *Bridge) do(ctx context.Context, kind state.Kind, since *time.Time, body
 	}
 	var taken state.Run
 	err = state.InTx(ctx, b.DB, func(tx pgx.Tx) (err error) {
-		taken, err = state.TakeRun(ctx, tx, b.Name, kind, since, r.owner)
+		taken, err = state.TakeRun(ctx, tx, b.Name, kind, since, r.owner, kind != state.Collect)
 		return err
 	})
 	if errors.Is(err, state.ErrStale) {
@@ -283,6 +283,9 @@ func (r *run) end(ctx context.Context, problem error) (Result, error) {
 		closing = state.ReleaseRun(ctx, r.DB, r.Name, r.id)
 	} else {
 		closing = state.EndRun(ctx, r.DB, r.Name, r.id, res.Status, res, text)
+		if problem == nil {
+			closing = errors.Join(closing, state.DropCursor(ctx, r.DB, r.Name, r.id.String()))
+		}
 	}
 	closing = errors.Join(closing, state.Release(ctx, r.DB, r.Name, r.owner), state.Leave(ctx, r.DB, r.Name, r.owner))
 	if problem == nil {

@@ -11,3 +11,21 @@ type Guard struct {
 func (g Guard) Stages(clears, linked int) bool {
 	return clears > g.MaxClears && float64(clears)*100 > g.MaxClearPercent*float64(linked)
 }
+
+// shrinkPercent and shrinkUsers bound how many known users one listing may miss.
+const (
+	shrinkPercent = 10
+	shrinkUsers   = 20
+)
+
+// BelieveListing says whether a listing of listed users may stand for the directory, where known were present before: not
+// if more than 20 and more than 10 % of them are missing, unless the listing before it, refused for that (0: none was),
+// came to nearly the same number.
+func BelieveListing(listed, known, refused int64) bool {
+	missing := known - listed
+	if missing <= shrinkUsers || missing*100 <= known*shrinkPercent {
+		return true
+	}
+	apart := max(listed-refused, refused-listed)
+	return refused > 0 && apart*50 <= listed
+}

@@ -59,9 +59,7 @@ func (r *run) listPage(ctx context.Context, listing *state.Listing, carry **bool
 		return false, err
 	}
 	if len(page.Users) == 0 {
-		// Everything that links depend on changes with this commit: a crash before it lists the last page again.
-		err := state.InTx(ctx, r.DB, func(tx pgx.Tx) error { return state.CompleteListing(ctx, tx, r.Name, *listing) })
-		return true, err
+		return true, r.endListing(ctx, *listing)
 	}
 	if first := page.Users[0].Created; createdBefore(first, listing.LastCreated) {
 		return false, &ListingError{listing.Rows, "a page begins before the last one ended: the order is not kept"}
@@ -97,6 +95,20 @@ func (r *run) listPage(ctx context.Context, listing *state.Listing, carry **bool
 	*listing = next
 	r.progress(PhaseList, int(next.Rows), 0)
 	return false, nil
+}
+
+// endListing makes a listing that came to its end the directory, unless it shows so few that it must be incomplete.
+func (r *run) endListing(ctx context.Context, l state.Listing) error {
+	known, refused, err := state.ListingSizes(ctx, r.DB, r.Name)
+	if err != nil {
+		return err
+	}
+	if !BelieveListing(l.Rows, known, refused) {
+		return errors.Join(&ListingError{l.Rows, fmt.Sprintf("it ended although %d users are known; if the directory did shrink so much, list it once more", known)},
+			state.RefuseListing(ctx, r.DB, r.Name, l))
+	}
+	// Everything that links depend on changes with this commit: a crash before it lists the last page again.
+	return state.InTx(ctx, r.DB, func(tx pgx.Tx) error { return state.CompleteListing(ctx, tx, r.Name, l) })
 }
 
 // createdBefore compares two raw times of rows; what cannot be read proves nothing.
