@@ -198,8 +198,10 @@ func TestAnEmptyEnvironmentNamesWhatIsRequired(t *testing.T) {
 		want  []string
 	}{
 		"without a database": {nil, []string{"NAMECOACH_TOKEN", "BLN_ORGANIZATION_ID", "BLN_USERNAME", "BLN_PASSWORD"}},
-		"with a database": {[]Need{Database},
-			[]string{"DATABASE_URL", "NAMECOACH_TOKEN", "BLN_ORGANIZATION_ID", "BLN_USERNAME", "BLN_PASSWORD"}},
+		"with a database": {
+			[]Need{Database},
+			[]string{"DATABASE_URL", "NAMECOACH_TOKEN", "BLN_ORGANIZATION_ID", "BLN_USERNAME", "BLN_PASSWORD"},
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

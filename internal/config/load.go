@@ -185,8 +185,7 @@ func (l *loader) text(v Variable, found *value) (string, error) {
 	content, err := os.ReadFile(file)
 	if err != nil {
 		// Without the path: now and then it is the secret itself, put under the wrong name.
-		var cause *fs.PathError
-		if errors.As(err, &cause) {
+		if cause, ok := errors.AsType[*fs.PathError](err); ok {
 			err = cause.Err
 		}
 		return "", fmt.Errorf("names a file that cannot be read: %w", err)

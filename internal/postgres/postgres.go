@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -96,8 +97,10 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return fmt.Errorf("postgres ended badly: %w: %s", running.err, running.last())
 	})
 
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(role, password), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
-		Path: "/postgres", RawQuery: "sslmode=disable"}
+	u := url.URL{
+		Scheme: "postgres", User: url.UserPassword(role, password), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
+		Path: "/postgres", RawQuery: "sslmode=disable",
+	}
 	return &Server{url: u.String(), version: bin.version, stop: sync.OnceValue(undo.run)}, nil
 }
 
@@ -108,8 +111,8 @@ func (c *cleanup) add(f func() error) { *c = append(*c, f) }
 
 func (c *cleanup) run() error {
 	var errs []error
-	for i := len(*c) - 1; i >= 0; i-- {
-		errs = append(errs, (*c)[i]())
+	for _, f := range slices.Backward(*c) {
+		errs = append(errs, f())
 	}
 	return errors.Join(errs...)
 }

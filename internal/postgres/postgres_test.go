@@ -318,8 +318,11 @@ func TestWhatIsMissingComesWithItsCure(t *testing.T) {
 		"nothing installed":   {h, "", []string{empty}, []string{"install postgresql", BinVariable}},
 		"the chosen is empty": {h, empty, []string{bin.dir}, []string{BinVariable, empty}},
 		"too old":             {h, "", []string{old}, []string{"install postgresql", "9.6.24 is older than 14"}},
-		"another version's data": {newer, "", []string{bin.dir},
-			[]string{"install postgresql", "version 99"}},
+		"another version's data": {
+			newer, "",
+			[]string{bin.dir},
+			[]string{"install postgresql", "version 99"},
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -77,9 +78,9 @@ func (p *process) said(text string) bool { return strings.Contains(p.stderr.Stri
 // last is the last thing the process complained about, in one line.
 func (p *process) last() string {
 	lines := strings.Split(strings.TrimSpace(p.stderr.String()), "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
+	for _, line := range slices.Backward(lines) {
 		for _, mark := range []string{"FATAL:", "PANIC:", "ERROR:", "error:"} {
-			if _, text, ok := strings.Cut(lines[i], mark); ok {
+			if _, text, ok := strings.Cut(line, mark); ok {
 				return strings.TrimSpace(text)
 			}
 		}
