@@ -27,6 +27,9 @@ const (
 	perPage = 2000 // seen to be answered; no maximum is published
 	// stageRows is how many rows are held in memory before they are staged.
 	stageRows = 1000
+	// maxAnswerRows is how many rows of one answer are read before a narrower window is asked for instead. Only a single
+	// second is read to its end, however long that is: what tells its rows apart has to be kept in memory.
+	maxAnswerRows = 100_000
 	// maxStored is where a stored link or text is cut, in bytes: a link that long is refused anyway.
 	maxStored = 2048
 )
@@ -260,9 +263,13 @@ func (r *run) readPages(ctx context.Context, span Span, reading *Reading, ask as
 		}
 		for p, err := range answer.Participants() {
 			if err != nil {
-				return got, verdict, errors.Join(err, state.DropStaged(ctx, r.DB, r.Name, got.id))
+				return got, verdict, err
 			}
 			reading.Row(rowID(p))
+			if reading.Distinct() > maxAnswerRows && span.seconds() > 1 {
+				got.total, got.reason = reading.Distinct(), "an answer of more rows than are read at once"
+				return got, Split, nil
+			}
 			rows = append(rows, r.participant(p))
 			if len(rows) == stageRows {
 				if err := flush(); err != nil {
