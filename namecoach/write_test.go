@@ -209,6 +209,16 @@ func TestAnAnswerToAWriteThatCannotBeReadIsAnError(t *testing.T) {
 	}
 }
 
+func TestAnEndlessAnswerToAWriteIsCutOff(t *testing.T) {
+	t.Parallel()
+	f := serve(t, reply{200, `{"participant":{"notes":"` + strings.Repeat("x", maxWritten) + `"}}`})
+	_, err := f.client(t).Create(t.Context(), NewParticipant{NamePageID: "e"})
+	var fail *httpapi.Error
+	if !errors.Is(err, httpapi.ErrTooLarge) || !errors.As(err, &fail) || !fail.Unknown {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestWritesThatNameNobodyAreNotSent(t *testing.T) {
 	t.Parallel()
 	f := serve(t, reply{200, documentWritten})
