@@ -49,12 +49,12 @@ func dropped(r rune) bool {
 // would become an ASCII one (the Kelvin sign) stays as it is: an address that merely looks like another's must not
 // open that person's record.
 func Fold(s string) string {
-	return strings.Map(func(r rune) rune {
+	return Key(strings.Map(func(r rune) rune { // Key comes last: lower case can take more bytes
 		if l := unicode.ToLower(r); r < utf8.RuneSelf || l >= utf8.RuneSelf {
 			return l
 		}
 		return r
-	}, Key(s))
+	}, s))
 }
 
 // Key brings an identifier to the form that identifiers are compared in: trimmed. One that cannot be stored, or is over
