@@ -29,6 +29,16 @@ type binaries struct {
 	major        int
 }
 
+// Find is the folder and the version of the Postgres that Start would run with new data; ErrNotInstalled where there is none.
+func Find(ctx context.Context) (dir, version string, err error) {
+	owner, err := unprivileged()
+	if err != nil {
+		return "", "", err
+	}
+	b, err := find(ctx, home{owner: owner}, os.Getenv(BinVariable), places(ctx))
+	return b.dir, b.version, err
+}
+
 // find is the Postgres in chosen, else the first usable one in dirs: new enough, of the data's own version where there is data, within
 // reach of whom it runs as.
 func find(ctx context.Context, h home, chosen string, dirs []string) (binaries, error) {
