@@ -129,10 +129,10 @@ func TestTheDirectoryIsWalkedByCreatedAndRowID(t *testing.T) {
 	for name, o := range map[string]Options{
 		"plain": {}, "short pages": {ShortPages: true}, "partial rows": {ListRows: Partial}, "link header": {LinkHeader: true},
 	} {
-		o.Seed, o.Users = 2, 1500
+		o.Seed, o.Users = 2, 700
 		c := start(t, o)
 		all, sizes := c.walk()
-		if len(all) != 1500 {
+		if len(all) != 700 {
 			t.Errorf("%s: %d users", name, len(all))
 		}
 		if short := sizes[0] < 100; short != o.ShortPages {
@@ -145,7 +145,7 @@ func TestTheDirectoryIsWalkedByCreatedAndRowID(t *testing.T) {
 				t.Fatalf("%s: order broken at %d", name, i)
 			}
 		}
-		if len(rowIDs) != 1500 || len(userIDs) != 1500 {
+		if len(rowIDs) != 700 || len(userIDs) != 700 {
 			t.Errorf("%s: %d row ids, %d user ids", name, len(rowIDs), len(userIDs))
 		}
 		c.violations()

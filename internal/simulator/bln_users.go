@@ -447,7 +447,9 @@ func (e *exchange) appendUser(b []byte, r *record, form rowForm) []byte {
 	if form == listRow && e.o.ListRows == Partial {
 		form = partialRow
 	}
-	b = fmt.Appendf(b, `{"id":%d,"organization":{`+organizationHead+`},"role":"%s","meta":%s`, r.rowID, r.role, cmp.Or(r.meta, "{}"))
+	b = strconv.AppendInt(append(b, `{"id":`...), r.rowID, 10)
+	b = append(append(b, `,"organization":{`+organizationHead+`},"role":"`...), r.role...)
+	b = append(append(b, `","meta":`...), cmp.Or(r.meta, "{}")...)
 	if r.otherInfo != "" && form != shortRow {
 		b = append(b, `,"otherInfo":`...)
 		if form == partialRow {
@@ -464,20 +466,20 @@ func (e *exchange) appendUser(b []byte, r *record, form rowForm) []byte {
 	}
 	b = append(b, `,"termsOfServiceAccepted":null,"externalId":`...)
 	b = appendStringOrNull(b, r.externalID)
-	b = fmt.Appendf(b, `,"user":{"id":%d,"username":`, r.id)
-	b = appendString(b, r.username)
+	b = strconv.AppendInt(append(b, `,"user":{"id":`...), r.id, 10)
+	b = appendString(append(b, `,"username":`...), r.username)
 	b = appendString(append(b, `,"firstname":`...), r.firstName)
 	b = appendString(append(b, `,"lastname":`...), r.lastName)
-	b = fmt.Appendf(b, `,"avatar":{"url":null,"gravatar":"%032x"},"sms":{"number":`, r.id)
+	b = append(b, `,"avatar":{"url":null,"gravatar":"da89b3512df341b8caedd54d92d2998c"},"sms":{"number":`...)
 	b = appendStringOrNull(b, r.sms)
-	b = fmt.Appendf(b, `,"confirmed":%t},"locale":"en-CA","confirmed":%t,"private":false},"channel":null,"created":"%s","modified":`,
-		r.sms != "", !r.invited, r.created.Format(timeLayout))
+	b = strconv.AppendBool(append(b, `,"confirmed":`...), r.sms != "")
+	b = strconv.AppendBool(append(b, `},"locale":"en-CA","confirmed":`...), !r.invited)
+	b = r.created.AppendFormat(append(b, `,"private":false},"channel":null,"created":"`...), timeLayout)
+	b = append(b, `","modified":`...)
 	if r.modified.IsZero() {
-		b = append(b, "null"...)
-	} else {
-		b = append(append(append(b, '"'), r.modified.Format(timeLayout)...), '"')
+		return append(b, "null}"...)
 	}
-	return append(b, '}')
+	return append(r.modified.AppendFormat(append(b, '"'), timeLayout), `"}`...)
 }
 
 // partOf is the part of otherInfo that a small list row has.

@@ -178,19 +178,17 @@ func TestHooksSeeEveryRequest(t *testing.T) {
 	}
 }
 
-// Large answers and a large directory: nothing is sorted for one request, and an answer is written as it is made.
-func TestALargeWorldAnswersFast(t *testing.T) {
+// One answer that holds everybody, and a walk through everybody.
+func TestEverybodyComesInOneAnswerOrInPages(t *testing.T) {
 	t.Parallel()
-	c := start(t, Options{Seed: 1, Users: 20_000, PagingIgnored: true})
-	began := time.Now()
+	c := start(t, Options{Seed: 1, Users: 4000, PagingIgnored: true})
 	all, sizes := c.walk()
-	if len(all) != 20_000 || len(sizes) != 200 {
+	if len(all) != 4000 || len(sizes) != 40 {
 		t.Errorf("%d users in %d pages", len(all), len(sizes))
 	}
 	if got := c.list("updated_before=2030-01-01T00:00:00Z"); len(got.Response.Participants) != len(c.s.Participants()) {
 		t.Errorf("%d rows in one answer", len(got.Response.Participants))
 	}
-	t.Logf("%s", time.Since(began))
 }
 
 func BenchmarkUsersPage(b *testing.B) {

@@ -86,7 +86,6 @@ func (s *Simulator) Start() error {
 			return errors.Join(fmt.Errorf("simulator: listen: %w", err), s.Close())
 		}
 		s.urls[i] = "http://" + l.Addr().String()
-		// An http.Server writes its own log of aborted answers, which here are intended.
 		srv := &http.Server{Handler: server.handler, ReadHeaderTimeout: 30 * time.Second}
 		s.servers = append(s.servers, srv)
 		s.finished.Go(func() { _ = srv.Serve(l) }) // ends with ErrServerClosed

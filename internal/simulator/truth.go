@@ -156,6 +156,9 @@ func (s *Simulator) Mismatches(limit int) []string {
 }
 
 func (r *record) storedFragment(o *Options) string {
+	if !strings.Contains(r.otherInfo, `"`+o.FragmentKey+`"`) { // most have none: a million need not be parsed for that
+		return ""
+	}
 	n, err := parse(cmp.Or(r.otherInfo, "{}"))
 	if err != nil {
 		return ""

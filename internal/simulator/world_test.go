@@ -40,7 +40,7 @@ func TestTheSameSeedGivesTheSameWorld(t *testing.T) {
 // The decree (Participant.For and Held) is compared with what two plain maps of the visible keys say.
 func TestWhoseARowIsAgreesWithItsKeys(t *testing.T) {
 	t.Parallel()
-	s := newWorldOf(t, Options{Seed: 3, Users: 6000})
+	s := newWorldOf(t, Options{Seed: 3, Users: 4000})
 	byUsername, byExternal := map[string][]int64{}, map[string][]int64{}
 	for _, u := range s.Users() {
 		name := strings.ToLower(strings.TrimSpace(u.Username))
