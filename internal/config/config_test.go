@@ -572,3 +572,35 @@ func FuzzLoadNeverPanics(f *testing.F) {
 		problems(t, with(env{name: value}))
 	})
 }
+
+func TestTheDatabaseAloneNeedsNothingOfTheAPIs(t *testing.T) {
+	t.Parallel()
+	database := env{"DATABASE_URL": "postgres://u:p@db/x", "BRIDGES": "acme,globex", "LOG_LEVEL": "debug"}
+	c, err := LoadDatabase(envconfig.MapLookuper(database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]Bridge{{Name: "acme"}, {Name: "globex"}}, c.Bridges, cmp.AllowUnexported(Secret{})); diff != "" {
+		t.Error(diff)
+	}
+	if c.LogLevel != slog.LevelDebug || c.DatabaseURL.Reveal() != database["DATABASE_URL"] {
+		t.Errorf("got %v", c)
+	}
+	c, err = LoadDatabase(envconfig.MapLookuper(env{"DATABASE_URL": "embedded", "BLN_ORGANIZATION_ID": "no number"}))
+	if err != nil || len(c.Bridges) != 1 || c.Bridges[0].Name != "default" {
+		t.Errorf("a wrong variable of a bridge is in the way: %v, %v", c, err)
+	}
+
+	_, err = LoadDatabase(envconfig.MapLookuper(env{"BRIDGES": "Acme", "LOG_FORMAT": "xml"}))
+	var p *Problems
+	if !errors.As(err, &p) {
+		t.Fatalf("got %v, want *Problems", err)
+	}
+	var names []string
+	for _, q := range p.List {
+		names = append(names, q.Variable)
+	}
+	if diff := cmp.Diff([]string{"DATABASE_URL", "LOG_FORMAT", "BRIDGES"}, names); diff != "" {
+		t.Error(diff)
+	}
+}

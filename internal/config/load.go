@@ -55,6 +55,25 @@ func Load(lookuper envconfig.Lookuper, needs ...Need) (*Config, error) {
 	return l.config, nil
 }
 
+// LoadDatabase reads what commands need that talk to nobody but the database: the variables that are no bridge's, and the names of the
+// bridges, of which nothing else is set. Every error is a *Problems.
+func LoadDatabase(lookuper envconfig.Lookuper) (*Config, error) {
+	l := loader{lookuper: lookuper, config: new(Config), needs: []Need{Database}}
+	names, _ := l.bridges()
+	for _, name := range names {
+		l.config.Bridges = append(l.config.Bridges, Bridge{Name: name})
+	}
+	for _, v := range Variables {
+		if !v.PerBridge {
+			l.read(v, "", nil)
+		}
+	}
+	if len(l.problems) > 0 {
+		return nil, l.inOrder()
+	}
+	return l.config, nil
+}
+
 type loader struct {
 	lookuper envconfig.Lookuper
 	needs    []Need
