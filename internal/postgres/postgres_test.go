@@ -427,7 +427,11 @@ func startElsewhereAs(t *testing.T, dir string, who *syscall.Credential) starter
 		program = copied
 	}
 	cmd := exec.Command(program)
-	cmd.Env = append(os.Environ(), starterVariable+"="+dir)
+	bin, _, err := Find(t.Context()) // where it works it would not find what lies in the checkout
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = append(os.Environ(), starterVariable+"="+dir, BinVariable+"="+bin)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: who}
 	stdin, err := cmd.StdinPipe()
