@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -140,15 +142,22 @@ func (l Layout) checkLink(field, link string) error {
 	return nil
 }
 
+// allows compares a host with LinkHosts. One with characters that no host name has is none of them: browsers read some
+// letters otherwise than lower case does.
 func (l Layout) allows(host string) bool {
+	if !plainHost.MatchString(host) {
+		return false
+	}
 	host = strings.ToLower(host)
 	return slices.ContainsFunc(l.LinkHosts, func(h string) bool {
 		if under, ok := strings.CutPrefix(h, "*"); ok {
-			return strings.HasSuffix(host, under) && host != strings.TrimPrefix(under, ".")
+			return strings.HasPrefix(under, ".") && strings.HasSuffix(host, under)
 		}
 		return host == h
 	})
 }
+
+var plainHost = regexp.MustCompile(`^[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*$`)
 
 // Members gives the top-level members to merge into otherInfo so that it shows f; a nil f clears. seen is what stands
 // there now, by key: members of our own object that are no longer wanted are set to null, since a server that merges
@@ -257,8 +266,8 @@ func (l Layout) Seen(get func(key string) (json.RawMessage, bool)) []byte {
 		if !ok || isNull(raw) {
 			return nil
 		}
-		if json.Unmarshal(raw, &values) != nil || values == nil {
-			return foreignDigest(raw)
+		if json.Unmarshal(raw, &values) != nil {
+			return foreignDigest(map[string]json.RawMessage{"": raw})
 		}
 	}
 	f := Fragment{}
@@ -268,7 +277,7 @@ func (l Layout) Seen(get func(key string) (json.RawMessage, bool)) []byte {
 		}
 		var s string
 		if json.Unmarshal(raw, &s) != nil {
-			return foreignDigest(raw)
+			return foreignDigest(values)
 		}
 		f[n] = &s
 	}
@@ -278,7 +287,10 @@ func (l Layout) Seen(get func(key string) (json.RawMessage, bool)) []byte {
 func isNull(raw json.RawMessage) bool { return string(bytes.TrimSpace(raw)) == "null" }
 
 // foreignDigest is of another length than a fragment's, so that the two are never taken for each other.
-func foreignDigest(raw []byte) []byte {
-	sum := sha256.Sum256(raw)
-	return sum[:20]
+func foreignDigest(values map[string]json.RawMessage) []byte {
+	h := sha256.New()
+	for _, n := range slices.Sorted(maps.Keys(values)) {
+		fmt.Fprintf(h, "%q:%q\n", n, values[n])
+	}
+	return h.Sum(nil)[:20]
 }
