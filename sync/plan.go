@@ -2,6 +2,7 @@ package sync
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"slices"
 )
@@ -57,7 +58,7 @@ func Compute(users []UserState, layout Layout, events []string) Plan {
 	var p Plan
 	users = slices.Clone(users)
 	slices.SortFunc(users, func(a, b UserState) int {
-		return int(min(max(a.UserID-b.UserID, -1), 1))
+		return cmp.Compare(a.UserID, b.UserID)
 	})
 	for _, u := range users {
 		p.add(u, layout, events)
@@ -73,7 +74,8 @@ func (p *Plan) add(u UserState, layout Layout, events []string) {
 	chosen, ok := Choose(u.Participants, events)
 	if !ok {
 		// A participant that vanished is no evidence; one that now belongs to someone else is: its voice must not stay here.
-		if u.Applied != nil && u.Seen != nil && (u.SourceMoved || u.Gone) {
+		// What somebody else has put there since is not ours to clear.
+		if u.Applied != nil && bytes.Equal(u.Seen, u.Applied) && (u.SourceMoved || u.Gone) {
 			p.Steps = append(p.Steps, Step{UserID: u.UserID, Action: Clear, Source: u.AppliedSource})
 		} else {
 			p.Nothing = append(p.Nothing, u.UserID)
