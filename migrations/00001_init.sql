@@ -125,7 +125,7 @@ CREATE TABLE directory_users (
     gone_at         timestamptz,
     listed_fragment bytea,
     listed_content  bytea,
-    decide_due      boolean NOT NULL DEFAULT true,
+    decide_due      boolean NOT NULL DEFAULT false,
     action          text,
     wanted          jsonb,
     wanted_digest   bytea,
@@ -141,11 +141,12 @@ CREATE TABLE directory_users (
     retry_at        timestamptz,
     last_error      text,
     PRIMARY KEY (bridge, user_id)
-);
+) WITH (fillfactor = 80);
 CREATE INDEX directory_users_external_id ON directory_users (bridge, external_id) WHERE external_id <> '' AND gone_at IS NULL;
 CREATE INDEX directory_users_email ON directory_users (bridge, email) WHERE email <> '' AND gone_at IS NULL;
 CREATE INDEX directory_users_other_emails ON directory_users USING gin (other_emails) WHERE other_emails <> '{}' AND gone_at IS NULL;
 CREATE INDEX directory_users_due ON directory_users (bridge, user_id) WHERE decide_due;
+CREATE INDEX directory_users_concerned ON directory_users (bridge, user_id) WHERE decide_due OR wanted_version > 0 OR applied_digest IS NOT NULL;
 CREATE INDEX directory_users_pending ON directory_users (bridge, user_id) WHERE wanted_version > applied_version;
 COMMENT ON TABLE directory_users IS 'Members of the BLN organization: the keys we match by, the fragment last seen, what should be there and what is.';
 COMMENT ON COLUMN directory_users.listed_fragment IS 'Digest of what the last list row showed under our keys; null: nothing.';

@@ -191,10 +191,12 @@ func DirectoryKeys(ctx context.Context, q Querier, bridge string, key DirectoryK
 type DueUser struct {
 	UserID         int64
 	Gone           bool
+	Due            bool // something has happened to it since it was last decided on
 	ListedFragment []byte
 	ListedContent  []byte
 	AppliedDigest  []byte
 	AppliedSource  []byte
+	Action         string // what was wanted; empty: nothing
 	WantedDigest   []byte
 	Pending        bool
 	SourceMoved    bool
@@ -203,24 +205,28 @@ type DueUser struct {
 	HeldChecked    *time.Time
 }
 
-// NextUsers gives up to limit users after the given one whose state may have to change: those linked, those we wrote and
-// those held; with dueOnly just those that something has happened to. They are locked until the transaction ends.
+// NextUsers gives up to limit users after the given one whose state may have to change: those linked, those of whom
+// something was ever wanted, and those that something has happened to; with dueOnly just the last. They are locked
+// until the transaction ends.
 func NextUsers(ctx context.Context, q Querier, bridge string, after int64, limit int, dueOnly bool) ([]DueUser, error) {
-	due := `` // in the text rather than a parameter, so that the planner sees which index serves
-	if dueOnly {
-		due = ` AND d.decide_due`
+	// Each branch walks an index from the given user on, so that a batch costs the same however many users there are.
+	next := `SELECT user_id FROM directory_users WHERE bridge = $1 AND user_id > $2 AND decide_due ORDER BY user_id LIMIT $3`
+	if !dueOnly {
+		next = `SELECT user_id FROM (
+				(SELECT DISTINCT user_id FROM links WHERE bridge = $1 AND user_id > $2 ORDER BY user_id LIMIT $3)
+				UNION (SELECT user_id FROM directory_users WHERE bridge = $1 AND user_id > $2
+					AND (decide_due OR wanted_version > 0 OR applied_digest IS NOT NULL) ORDER BY user_id LIMIT $3)) x
+			ORDER BY user_id LIMIT $3`
 	}
-	us, err := collect[DueUser](q.Query(ctx, `SELECT d.user_id, d.gone_at IS NOT NULL AS gone, d.listed_fragment, d.listed_content,
-			d.applied_digest, d.applied_source, d.wanted_digest, d.wanted_version > d.applied_version AS pending,
+	us, err := collect[DueUser](q.Query(ctx, `WITH next AS MATERIALIZED (`+next+`)
+		SELECT d.user_id, d.gone_at IS NOT NULL AS gone, d.decide_due AS due, d.listed_fragment, d.listed_content,
+			d.applied_digest, d.applied_source, coalesce(d.action, '') AS action, d.wanted_digest, d.wanted_version > d.applied_version AS pending,
 			EXISTS (SELECT 1 FROM participants p JOIN links l USING (bridge, person)
 				WHERE p.bridge = $1 AND p.participant = d.applied_source AND l.user_id <> d.user_id) AS source_moved,
 			coalesce(h.reason, '') AS held_reason, h.content AS held_content, h.checked_at AS held_checked
-		FROM directory_users d
+		FROM next JOIN directory_users d ON d.bridge = $1 AND d.user_id = next.user_id
 		LEFT JOIN holds h ON h.bridge = $1 AND h.kind = 'user' AND h.subject = d.user_id::text
-		WHERE d.bridge = $1 AND d.user_id > $2`+due+`
-			AND (d.wanted_version > 0 OR d.applied_digest IS NOT NULL OR h.subject IS NOT NULL
-				OR EXISTS (SELECT 1 FROM links l WHERE l.bridge = $1 AND l.user_id = d.user_id))
-		ORDER BY d.user_id LIMIT $3 FOR UPDATE OF d`, bridge, after, limit))
+		ORDER BY d.user_id FOR UPDATE OF d`, bridge, after, limit))
 	if err != nil {
 		return nil, fmt.Errorf("read users to decide on: %w", err)
 	}
@@ -324,8 +330,8 @@ func ClaimOpen(ctx context.Context, q Querier, bridge string, owner uuid.UUID, l
 				SELECT user_id FROM directory_users d WHERE d.bridge = $1 AND `+free+` AND NOT `+settled+`
 					AND (d.retry_at IS NULL OR d.retry_at <= now())
 				ORDER BY user_id LIMIT $3 FOR UPDATE SKIP LOCKED)
-			RETURNING user_id, fence)
-		SELECT j.entry, j.user_id, claimed.fence, j.run, j.before, j.before_fragment, j.after_fragment
+			RETURNING user_id, fence, attempts)
+		SELECT j.entry, j.user_id, claimed.fence, claimed.attempts, now() - j.created_at AS age, j.run, j.before, j.before_fragment, j.after_fragment
 		FROM claimed JOIN journal j ON j.bridge = $1 AND j.user_id = claimed.user_id AND j.state = 'sending'
 		ORDER BY j.user_id, j.entry`, bridge, owner, limit))
 	if err != nil {

@@ -40,7 +40,7 @@ type world struct {
 }
 
 // start serves a world and, when the test ends, fails it for everything that a polite client never asks.
-func start(t *testing.T, o simulator.Options) *world {
+func start(t testing.TB, o simulator.Options) *world {
 	t.Helper()
 	s, err := simulator.New(o)
 	if err != nil {
@@ -95,7 +95,7 @@ func (b *bodies) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // bridge makes a bridge as a process would: with clients of its own.
-func (w *world) bridge(t *testing.T) *bridgesync.Bridge {
+func (w *world) bridge(t testing.TB) *bridgesync.Bridge {
 	t.Helper()
 	var nc, bl atomic.Int64
 	count := func(n *atomic.Int64) func(httpapi.Observation) {

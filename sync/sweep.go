@@ -1,11 +1,13 @@
 package sync
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -433,6 +435,12 @@ func (r *run) decide(ctx context.Context, tx pgx.Tx, users []state.DueUser, trus
 	if err != nil {
 		return err
 	}
+	// Most users of a sweep are as they were: their rows are left alone.
+	was := make(map[int64]state.DueUser, len(users))
+	for _, u := range users {
+		was[u.UserID] = u
+	}
+	wanted = slices.DeleteFunc(wanted, func(w state.Wanted) bool { return decidedBefore(was[w.UserID], w) })
 	if err := state.StoreWanted(ctx, tx, r.Name, wanted); err != nil {
 		return err
 	}
@@ -452,6 +460,17 @@ func (r *run) decide(ctx context.Context, tx pgx.Tx, users []state.DueUser, trus
 		}
 	}
 	return state.StoreHolds(ctx, tx, r.Name, state.HeldUser, holds, lifted)
+}
+
+// decidedBefore says whether w is what the user's row says already.
+func decidedBefore(u state.DueUser, w state.Wanted) bool {
+	switch {
+	case u.Due, u.Pending, u.Action != w.Action:
+		return false
+	case w.Action == "":
+		return true
+	}
+	return w.There && bytes.Equal(u.WantedDigest, w.Digest) && bytes.Equal(u.AppliedDigest, w.Digest) && bytes.Equal(u.AppliedSource, w.Source)
 }
 
 // keepsHold says whether a hold of a user outlives this decision: one that a person must lift, or one of a user that
