@@ -32,7 +32,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			usage = false
 		},
 	}
-	root.AddCommand(simulateCommand())
+	root.AddCommand(demoCommand(), simulateCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

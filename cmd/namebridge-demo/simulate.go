@@ -173,7 +173,7 @@ func report(w io.Writer, s *simulator.Simulator) {
 // heldText is "131 unmatched, 22 ambiguous", without zeros.
 func heldText(held map[string]int) string {
 	text := ""
-	for _, reason := range []string{"unmatched", "ambiguous", "conflict", "unwritable", "refused"} {
+	for _, reason := range reasons {
 		if held[reason] > 0 {
 			if text != "" {
 				text += ", "
