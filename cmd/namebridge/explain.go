@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"namebridge/bln"
 	"namebridge/internal/httpapi"
+	"namebridge/internal/postgres"
 	"namebridge/state"
 	bridgesync "namebridge/sync"
 )
@@ -45,8 +45,9 @@ func isUnknownOrganization(err error) bool {
 }
 
 // explain says what failed and what to do next.
-func explain(err error) string {
+func explain(err error, alarmed func(string) string) string {
 	var (
+		stopped  *interruptedError
 		halted   *bridgesync.HaltedError
 		other    *state.OtherOrganizationError
 		signIn   *bln.SignInError
@@ -55,15 +56,22 @@ func explain(err error) string {
 		api      = apiError(err)
 	)
 	switch {
+	case errors.As(err, &stopped):
+		return stopped.Error()
 	case errors.As(err, &halted):
-		return fmt.Sprintf(`HALTED since %s
+		return fmt.Sprintf(alarmed("HALTED")+` since %s
 %s
 No further write will be made until someone has looked.
 Look:    namebridge status
 Go on:   namebridge resume --reason "…"`, halted.Since.Local().Format("2006-01-02 15:04:05"), halted.Reason)
 	case errors.As(err, &other):
 		return fmt.Sprintf("%v.\nBLN_ORGANIZATION_ID is wrong, or DATABASE_URL names another deployment's database: each organization needs its own.", err)
+	case errors.Is(err, context.Canceled):
+		return "interrupted. Nothing is lost."
 	case errors.As(err, &database):
+		if errors.Is(err, postgres.ErrNotInstalled) || errors.Is(err, postgres.ErrInUse) {
+			return fmt.Sprintf("%v.", err) // its own words name the cure
+		}
 		return fmt.Sprintf("%v.\nNothing was done. Check DATABASE_URL, and that Postgres 14 or newer runs there.", err)
 	case isNameCoach401(err):
 		return fmt.Sprintf("NAMECOACH_TOKEN was not accepted: %v.\nIt is the access token of your NameCoach account.", api)
@@ -75,23 +83,8 @@ Go on:   namebridge resume --reason "…"`, halted.Since.Local().Format("2006-01
 		return fmt.Sprintf("%v.\nGive the user of BLN_USERNAME (or BLN_ACCESS_TOKEN) the role admin in the organization of BLN_ORGANIZATION_ID.", err)
 	case errors.Is(err, bridgesync.ErrBusy):
 		return fmt.Sprintf("%v.\nSee namebridge status. If that process died just now, try again in %d seconds.", err, state.Lease)
-	case errors.Is(err, context.Canceled):
-		return "interrupted. Nothing is lost: the same command goes on where this one stopped."
 	case api != nil:
 		return fmt.Sprintf("%v.\nThe same command goes on where this one stopped.", err)
 	}
 	return err.Error() + "."
-}
-
-// ago is a span of time in the words of a person.
-func ago(d time.Duration) string {
-	switch d = d.Round(time.Second); {
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d min", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h", int(d.Hours()))
-	}
-	return fmt.Sprintf("%d d", int(d.Hours()/24))
 }

@@ -77,7 +77,7 @@ func run(ctx context.Context, args []string, lookuper envconfig.Lookuper, stdout
 		fmt.Fprintf(stderr, "namebridge: %v\n", err)
 		return exitUsage
 	}
-	fmt.Fprintf(stderr, "namebridge: %s\n", explain(err))
+	fmt.Fprintf(stderr, "namebridge: %s\n", explain(err, func(text string) string { return alarm(stderr, lookuper, text) }))
 	return exitCode(err)
 }
 

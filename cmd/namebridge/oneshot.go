@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"namebridge/internal/config"
 	"namebridge/state"
@@ -27,12 +28,22 @@ func outputFlag(c *cobra.Command) *string {
 	return output
 }
 
-// oneShot is a command that does one run and prints what came of it.
-func oneShot(a *app, c *cobra.Command, do func(context.Context, *bridgesync.Bridge) (bridgesync.Result, error)) *cobra.Command {
+// oneShot is a command that does one run and prints what came of it. prepare may be nil; it checks flags of the command's own before
+// anything is touched.
+func oneShot(a *app, c *cobra.Command, prepare func() error, do func(context.Context, *bridgesync.Bridge) (bridgesync.Result, error)) *cobra.Command {
+	c.Long += `
+
+With --output json the result is one object on stdout, also when the run fails (then "run" is the nil UUID where it did not get as far
+as to begin); only wrong usage or configuration prints none. Progress and logs go to stderr.`
 	output, bridge := outputFlag(c), bridgeFlag(c)
 	c.Args = cobra.NoArgs
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
+		if prepare != nil {
+			if err := prepare(); err != nil {
+				return usageError{fmt.Errorf("%w\n\nHelp: %s --help", err, cmd.CommandPath())}
+			}
+		}
 		cfg, err := config.Load(a.lookuper, config.Database)
 		if err != nil {
 			return err
@@ -41,17 +52,22 @@ func oneShot(a *app, c *cobra.Command, do func(context.Context, *bridgesync.Brid
 		if err != nil {
 			return err
 		}
-		kind := state.Kind(cmd.Name())
-		res := bridgesync.Result{Kind: kind, Status: state.Failed}
+		res := bridgesync.Result{Kind: state.Kind(cmd.Name()), Status: state.Failed}
 		err = a.runBridge(ctx, cfg, chosen, do, &res)
-		if *output == "json" {
+		var usage usageError
+		switch {
+		case errors.As(err, &usage):
+			return err
+		case *output == "json":
 			if err := json.NewEncoder(a.stdout).Encode(res); err != nil {
 				return fmt.Errorf("write the result: %w", err)
 			}
-		} else if err == nil || errors.Is(err, bridgesync.ErrHalted) {
-			printResult(a.stdout, res)
+		case err == nil, errors.Is(err, bridgesync.ErrHalted):
+			a.printResult(res)
 		}
 		switch {
+		case err != nil && ctx.Err() != nil:
+			return &interruptedError{command: commandLine(cmd), result: res}
 		case err != nil:
 			return err
 		case res.Status == state.Quarantined:
@@ -64,23 +80,74 @@ func oneShot(a *app, c *cobra.Command, do func(context.Context, *bridgesync.Brid
 	return c
 }
 
+// commandLine is what was typed, without what only concerns the form of the output.
+func commandLine(cmd *cobra.Command) string {
+	line := cmd.CommandPath()
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Name != "output" {
+			line += " --" + f.Name + " " + f.Value.String()
+		}
+	})
+	return line
+}
+
+// interruptedError is a run that was stopped from outside.
+type interruptedError struct {
+	command string
+	result  bridgesync.Result
+}
+
+func (e *interruptedError) Error() string {
+	so := "Nothing was written to BLN yet"
+	if e.result.Written > 0 {
+		so = count(e.result.Written, noun{"person is", "people are"}) + " written"
+	}
+	if e.result.Kind == state.Plan {
+		so = "A plan writes nothing to BLN"
+	}
+	return "interrupted. " + so + ", and nothing is lost.\nGo on:   " + e.command
+}
+
+// runBridge does one run, and shows how far it is.
 func (a *app) runBridge(ctx context.Context, cfg *config.Config, chosen config.Bridge,
 	do func(context.Context, *bridgesync.Bridge) (bridgesync.Result, error), res *bridgesync.Result,
 ) error {
-	db, stop, err := openDatabase(ctx, cfg)
+	db, stop, err := a.openDatabase(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer stop()
 	progress := newProgress(a.stderr, res.Kind)
-	b, err := newBridge(chosen, db, a.logger(cfg))
+	b, err := newBridge(chosen, db, logger(cfg, progress))
 	if err != nil {
 		return err
 	}
+	if err := expect(ctx, b, res.Kind, progress); err != nil {
+		return &databaseError{err}
+	}
+	progress.requests = b.Requests
 	b.Progress = progress.show
+	defer context.AfterFunc(ctx, func() {
+		fmt.Fprintln(progress, "stopping: what is on its way is finished first (Ctrl-C again: at once)")
+	})()
+	progress.start()
 	*res, err = do(ctx, b)
-	progress.done()
+	progress.end(err != nil)
 	return err
+}
+
+// expect takes the totals of last time for phases that cannot tell theirs: neither API says beforehand how much it has.
+func expect(ctx context.Context, b *bridgesync.Bridge, kind state.Kind, p *progress) error {
+	totals, err := state.CountTotals(ctx, b.DB, b.Name)
+	if err != nil {
+		return err
+	}
+	p.expected[bridgesync.PhaseList] = totals.Users
+	if kind == state.Plan || kind == state.Backfill {
+		p.expected[bridgesync.PhaseCollect] = totals.Participants
+		p.expected[bridgesync.PhaseDecide] = totals.Linked
+	}
+	return nil
 }
 
 func newBackfill(a *app) *cobra.Command {
@@ -93,14 +160,14 @@ person who should be written and is not right yet.
 
 It can be stopped at any time, by Ctrl-C or by kill -9: the same command goes on where it was. Run right after itself it
 writes nothing. See it first with: namebridge plan`,
-		Example: "  namebridge backfill\n  namebridge backfill --since 2026-09-01\n  namebridge backfill --output json",
+		Example: "  namebridge plan                            what would happen\n  namebridge backfill\n  namebridge backfill --since 2026-09-01\n  namebridge backfill --output json",
 	}
 	c.Flags().StringVar(&since, "since", "", "only what NameCoach changed since: 2026-09-01 or 2026-09-01T08:00:00Z")
-	return oneShot(a, c, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) {
-		from, err := parseSince(since)
-		if err != nil {
-			return bridgesync.Result{Kind: state.Backfill, Status: state.Failed}, err
-		}
+	var from time.Time
+	return oneShot(a, c, func() (err error) {
+		from, err = parseSince(since)
+		return err
+	}, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) {
 		return b.Backfill(ctx, from)
 	})
 }
@@ -112,12 +179,12 @@ func parseSince(s string) (time.Time, error) {
 	for _, layout := range []string{time.RFC3339, "2006-01-02"} {
 		if t, err := time.Parse(layout, s); err == nil {
 			if t.After(time.Now()) {
-				return t, usageError{fmt.Errorf("--since %s is in the future", s)}
+				return t, fmt.Errorf("--since %s is in the future", s)
 			}
 			return t, nil
 		}
 	}
-	return time.Time{}, usageError{fmt.Errorf("--since %q is no time; write 2026-09-01 or 2026-09-01T08:00:00Z", s)}
+	return time.Time{}, fmt.Errorf("--since %q is no time; write 2026-09-01 or 2026-09-01T08:00:00Z", s)
 }
 
 func newPlan(a *app) *cobra.Command {
@@ -126,7 +193,7 @@ func newPlan(a *app) *cobra.Command {
 		Short: "Show what a backfill would write, hold and clear, without writing to BLN",
 		Long: `Collects and lists as a backfill does, and reads everyone that a backfill would write, since only a person's own record
 tells whether it can be written. Nothing is written to BLN. The plan is kept as a run.`,
-	}, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Plan(ctx) })
+	}, nil, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Plan(ctx) })
 }
 
 func newCollect(a *app) *cobra.Command {
@@ -135,7 +202,7 @@ func newCollect(a *app) *cobra.Command {
 		Short: "Bring in what NameCoach changed since last time, and write the people it concerns",
 		Long: `Reads NameCoach from the cursor (less the lookback) up to now, and writes the people whose badge or recording changed.
 Before the first complete listing of the directory (backfill or sweep) nobody is linked or written.`,
-	}, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Collect(ctx) })
+	}, nil, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Collect(ctx) })
 }
 
 func newSweep(a *app) *cobra.Command {
@@ -144,31 +211,75 @@ func newSweep(a *app) *cobra.Command {
 		Short: "List the whole BLN directory, and write whoever differs from what should be there",
 		Long: `Lists every user of the organization, links the people that NameCoach is known to have, and repairs what somebody
 changed or removed under our key.`,
-	}, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Sweep(ctx) })
+	}, nil, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Sweep(ctx) })
 }
 
 // printResult says in words what a run came to.
-func printResult(w io.Writer, r bridgesync.Result) {
-	would := ""
-	if r.Kind == state.Plan {
-		would = "would be "
+func (a *app) printResult(r bridgesync.Result) {
+	w := a.stdout
+	took := span(time.Duration(r.Seconds * float64(time.Second)))
+	line := func(name string, n int, rest string) {
+		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("  %-9s %9s   %s", name, thousands(n), rest), " "))
+	}
+	held := func(name string) {
+		line(name, r.Held.Sum(), strings.Join(heldLines(r.Held), "\n"+strings.Repeat(" ", 24)))
+	}
+	switch {
+	case r.Kind == state.Plan:
 		fmt.Fprintln(w, "What a backfill would do")
-	} else {
-		fmt.Fprintf(w, "%s %s in %s\n", capital(string(r.Kind)), r.Status, seconds(r.Seconds))
+		line("write", r.Written, "would be given a badge, or a newer one")
+		if r.Cleared > 0 {
+			line("clear", r.Cleared, "would be cleared of a badge that is no longer theirs")
+		}
+		line("leave", r.Unchanged, "have the right badge already")
+		held("hold")
+		line("nothing", r.Users-r.Linked, "users whom no participant is linked to")
+		fmt.Fprintf(w, "%s.\nNothing was written to BLN. It took %s.\n", sizes(r), took)
+		if r.Written+r.Cleared > 0 {
+			fmt.Fprintln(w, "\nDo it:   namebridge backfill")
+		}
+		return
+	case r.Status == state.Halted:
+		fmt.Fprintf(w, "%s after %s\n", alarm(w, a.lookuper, "HALTED"), took)
+	case r.Written+r.Cleared+r.Failed == 0:
+		fmt.Fprintf(w, "Done in %s, nothing to do: coverage %s.\n", took, coverage(r.Unchanged, r.Users))
+	default:
+		fmt.Fprintf(w, "Done in %s: coverage %s.\n", took, coverage(r.Written+r.Unchanged, r.Users))
 	}
-	line := func(name string, n int, rest string) { fmt.Fprintf(w, "  %-10s %8s   %s\n", name, thousands(n), rest) }
-	line("written", r.Written, would+"given a badge, or a newer one")
+	line("written", r.Written, "given a badge, or a newer one")
 	if r.Cleared > 0 {
-		line("cleared", r.Cleared, would+"cleared of a badge that is not theirs any more")
+		line("cleared", r.Cleared, "cleared of a badge that is no longer theirs")
 	}
-	line("unchanged", r.Unchanged, "have the right badge already")
-	line("held", r.Held.Sum(), heldWords(r.Held))
+	line("unchanged", r.Unchanged, "had the right badge already")
+	held("held")
 	if r.Failed > 0 {
-		line("failed", r.Failed, "could not be written; they will be tried again")
+		line("failed", r.Failed, "could not be written; the next run tries them again")
 	}
-	fmt.Fprintf(w, "%s participants on NameCoach · %s users in BLN, %s of them linked · %s requests to NameCoach, %s to BLN\n",
-		thousands(r.Participants), thousands(r.Users), thousands(r.Linked), thousands(int(r.Requests.NameCoach)), thousands(int(r.Requests.BLN)))
+	line("nothing", r.Users-r.Linked, "users whom no participant is linked to")
+	fmt.Fprintf(w, "%s.\n%s to NameCoach, %s to BLN.\n", sizes(r), count(int(r.Requests.NameCoach), noun{"request", "requests"}), thousands(int(r.Requests.BLN)))
 	if r.Status == state.Quarantined {
-		fmt.Fprintln(w, "QUARANTINED: more people would be cleared than the guard lets through. Nobody was; see namebridge status.")
+		fmt.Fprintf(w, "\n%s: more people would be cleared at once than the guard\n(GUARD_MAX_CLEARS) lets through, so nobody was cleared.\nLook:    namebridge status\n",
+			alarm(w, a.lookuper, "QUARANTINED"))
 	}
+}
+
+func sizes(r bridgesync.Result) string {
+	return count(r.Participants, noun{"participant", "participants"}) + " on NameCoach, " + count(r.Users, noun{"user", "users"}) + " in BLN"
+}
+
+// coverage is which share of the users have the right badge.
+func coverage(synced, users int) string {
+	if users == 0 {
+		return "is not known before the first backfill or sweep"
+	}
+	return fmt.Sprintf("%s, %s of %s", percent(synced, users), thousands(synced), count(users, noun{"user", "users"}))
+}
+
+// percent never rounds to all or to nothing what is neither.
+func percent(part, whole int) string {
+	p := 100 * float64(part) / float64(whole)
+	if part > 0 && part < whole {
+		p = min(max(p, 0.1), 99.9)
+	}
+	return fmt.Sprintf("%.1f %%", p)
 }

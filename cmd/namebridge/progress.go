@@ -3,8 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
@@ -15,110 +18,240 @@ import (
 	bridgesync "namebridge/sync"
 )
 
-// lineEvery is how often a phase says how far it is where nobody watches a bar.
-const lineEvery = 10 * time.Second
+const (
+	// lineEvery is how often a phase says how far it is where nobody watches a bar.
+	lineEvery = 10 * time.Second
+	// etaAfter is how long a phase must have run before its pace says anything about its end.
+	etaAfter = time.Second
+	barWidth = 12
+)
 
-// progress shows how far a run is: bars with the time left on a terminal, a line now and then elsewhere.
+// progress shows how far a run is, phase after phase: bars with the time left on a terminal, a line now and then elsewhere.
 type progress struct {
-	w     io.Writer
-	kind  state.Kind
-	bars  *mpb.Progress // nil: no terminal
-	mu    sync.Mutex
-	phase map[bridgesync.Phase]*phaseState
+	kind     state.Kind
+	first    bridgesync.Phase // shown before the run has reported anything
+	expected map[bridgesync.Phase]int
+	requests func() (namecoach, bln int64) // may be nil
+	every    time.Duration
+
+	out    io.Writer
+	bars   *mpb.Progress // nil: no terminal
+	paused atomic.Bool   // the bars are over; out may be written to directly
+
+	mu      sync.Mutex
+	current *phase
+	stop    chan struct{}
+	ticking sync.WaitGroup
 }
 
-type phaseState struct {
-	bar      *mpb.Bar
-	started  time.Time
-	lastLine time.Time
-	done     int
-	total    int
+// phase is one phase as it is shown. Its look changes by exchange of snapshots: mpb draws on goroutines of its own.
+type phase struct {
+	name    bridgesync.Phase
+	started time.Time
+	bar     *mpb.Bar
+	look    atomic.Pointer[look]
 }
 
+type look struct {
+	done, total int
+	about       bool // the total is what it was last time
+	ended       time.Time
+	stopped     bool // the run ended before the phase did
+}
+
+// newProgress writes to w. expected is what is known of phases that cannot tell their total by themselves.
 func newProgress(w io.Writer, kind state.Kind) *progress {
-	p := &progress{w: w, kind: kind, phase: map[bridgesync.Phase]*phaseState{}}
-	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(40))
+	p := &progress{kind: kind, out: w, every: lineEvery, first: bridgesync.PhaseCollect, expected: map[bridgesync.Phase]int{}, stop: make(chan struct{})}
+	if kind == state.Sweep {
+		p.first = bridgesync.PhaseList
+	}
+	if isTerminal(w) {
+		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(barWidth), mpb.PopCompletedMode())
 	}
 	return p
 }
 
-var phaseNouns = map[bridgesync.Phase]string{
-	bridgesync.PhaseCollect: "participants",
-	bridgesync.PhaseList:    "users listed",
-	bridgesync.PhaseLink:    "people linked",
-	bridgesync.PhaseDecide:  "users compared",
-	bridgesync.PhaseRead:    "users read",
-	bridgesync.PhaseWrite:   "users",
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// start shows the first phase, so that a slow first answer does not look like nothing.
+func (p *progress) start() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.begin(p.first, 0)
+	if p.bars != nil {
+		return
+	}
+	p.ticking.Go(func() {
+		tick := time.NewTicker(p.every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-p.stop:
+				return
+			case <-tick.C:
+				p.mu.Lock()
+				p.line(p.current)
+				p.mu.Unlock()
+			}
+		}
+	})
+}
+
+// Write lets log lines pass above the bars.
+func (p *progress) Write(b []byte) (int, error) {
+	if p.bars != nil && !p.paused.Load() {
+		if n, err := p.bars.Write(b); err == nil {
+			return n, nil
+		}
+	}
+	return p.out.Write(b)
 }
 
 // show is called by the run, from several goroutines.
 func (p *progress) show(x bridgesync.Progress) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := p.phase[x.Phase]
-	if s == nil {
-		s = &phaseState{started: time.Now(), lastLine: time.Now()}
-		p.phase[x.Phase] = s
-		if p.bars != nil {
-			s.bar = p.newBar(x)
-		}
+	if p.paused.Load() {
+		return
 	}
-	if x.Done < s.done {
+	if p.current == nil || p.current.name != x.Phase {
+		p.finish(false)
+		p.begin(x.Phase, x.Total)
+	}
+	now := *p.current.look.Load()
+	if x.Done < now.done {
 		return // a later report overtook this one
 	}
-	s.done, s.total = x.Done, x.Total
-	if s.bar != nil {
-		if x.Total > 0 {
-			s.bar.SetTotal(int64(x.Total), false)
-		}
-		s.bar.SetCurrent(int64(x.Done))
+	now.done = x.Done
+	if x.Total > 0 {
+		now.total, now.about = max(x.Total, x.Done), false
+	} else if now.done > now.total {
+		now.total = 0 // more than last time: nobody knows how many
+	}
+	p.current.look.Store(&now)
+	if b := p.current.bar; b != nil {
+		b.SetTotal(int64(max(now.total, now.done)), false)
+		b.SetCurrent(int64(now.done))
+	}
+}
+
+func (p *progress) begin(name bridgesync.Phase, total int) {
+	c := &phase{name: name, started: time.Now()}
+	l := &look{total: total}
+	if total == 0 && p.expected[name] > 0 {
+		l.total, l.about = p.expected[name], true
+	}
+	c.look.Store(l)
+	p.current = c
+	if p.bars == nil {
 		return
 	}
-	if time.Since(s.lastLine) >= lineEvery {
-		s.lastLine = time.Now()
-		fmt.Fprintln(p.w, p.line(x.Phase, s))
+	filler := mpb.NopStyle().Build()
+	if l.total > 0 {
+		filler = mpb.BarStyle().Lbound("").Filler("█").Tip("█").Padding("░").Rbound("").Build()
+	}
+	c.bar = p.bars.MustAdd(0, filler, mpb.BarFillerTrim(), mpb.BarFillerClearOnComplete(),
+		mpb.PrependDecorators(decor.Name(fmt.Sprintf("  %-8s ", name))),
+		mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string {
+			text := p.text(c, *c.look.Load())
+			if !s.Completed && l.total > 0 {
+				text = " " + text
+			}
+			return text
+		})))
+}
+
+// finish ends the phase that is shown.
+func (p *progress) finish(stopped bool) {
+	c := p.current
+	if c == nil {
+		return
+	}
+	p.current = nil
+	l := *c.look.Load()
+	l.ended, l.stopped = time.Now(), stopped
+	c.look.Store(&l)
+	if c.bar != nil {
+		c.bar.SetTotal(-1, true)
+		return
+	}
+	p.line(c)
+}
+
+func (p *progress) line(c *phase) {
+	if c != nil {
+		fmt.Fprintf(p.out, "%s  %-8s %s\n", p.kind, c.name, p.text(c, *c.look.Load()))
 	}
 }
 
-func (p *progress) newBar(x bridgesync.Progress) *mpb.Bar {
-	name := decor.Name(fmt.Sprintf("%-9s %-8s", p.kind, x.Phase))
-	if x.Total == 0 {
-		return p.bars.New(0, mpb.NopStyle(), mpb.PrependDecorators(name), mpb.AppendDecorators(decor.CurrentNoUnit("%d "+phaseNouns[x.Phase])))
-	}
-	return p.bars.New(int64(x.Total), mpb.BarStyle().Lbound("").Filler("█").Tip("█").Padding("░").Rbound(""),
-		mpb.PrependDecorators(name),
-		mpb.AppendDecorators(decor.CountersNoUnit(" %d of %d "+phaseNouns[x.Phase]), decor.AverageSpeed(0, " · %.0f/s"),
-			decor.Name(" · "), decor.OnComplete(decor.AverageETA(decor.ET_STYLE_GO), "done")))
-}
-
-// line is what a log without a terminal shows of a phase.
-func (p *progress) line(phase bridgesync.Phase, s *phaseState) string {
-	elapsed := time.Since(s.started)
-	text := fmt.Sprintf("%s %s: %s %s", p.kind, phase, thousands(s.done), phaseNouns[phase])
-	if s.total > 0 && s.done > 0 {
-		text = fmt.Sprintf("%s %s: %s of %s %s", p.kind, phase, thousands(s.done), thousands(s.total), phaseNouns[phase])
-		if left := s.total - s.done; left > 0 {
-			text += fmt.Sprintf(" · about %s left", seconds(elapsed.Seconds()/float64(s.done)*float64(left)))
-		}
-	}
-	return text
-}
-
-// done ends what is shown: one last line for each phase that took long enough to have had one.
-func (p *progress) done() {
+// end shows nothing further. stopped: the run did not come to its end.
+func (p *progress) end(stopped bool) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.finish(stopped)
+	p.mu.Unlock()
+	close(p.stop)
+	p.ticking.Wait()
 	if p.bars != nil {
-		for _, s := range p.phase {
-			s.bar.SetTotal(-1, true)
-		}
 		p.bars.Wait()
-		return
 	}
-	for phase, s := range p.phase {
-		if s.lastLine.After(s.started.Add(lineEvery / 2)) {
-			fmt.Fprintln(p.w, p.line(phase, s))
+	p.paused.Store(true)
+}
+
+// text is how far a phase is: what is done, how fast, and how long it will take.
+func (p *progress) text(c *phase, l look) string {
+	parts := []string{count(l.done, nouns[c.name])}
+	end := l.ended
+	if end.IsZero() {
+		end = time.Now()
+		if l.total > 0 {
+			about := ""
+			if l.about {
+				about = "about "
+			}
+			parts[0] = thousands(l.done) + " of " + about + count(l.total, nouns[c.name])
 		}
 	}
+	if c.name == bridgesync.PhaseCollect && p.requests != nil {
+		asked, _ := p.requests()
+		parts = append(parts, count(int(asked), noun{"request", "requests"}))
+	}
+	took := end.Sub(c.started)
+	switch {
+	case l.stopped:
+		parts = append(parts, "stopped after "+span(took))
+	case !l.ended.IsZero():
+		parts = append(parts, span(took))
+	case l.done > 0 && took >= etaAfter:
+		pace := float64(l.done) / took.Seconds()
+		if c.name != bridgesync.PhaseCollect {
+			parts = append(parts, perSecond(pace))
+		}
+		if left := l.total - l.done; left > 0 {
+			parts = append(parts, roughly(time.Duration(float64(left)/pace*float64(time.Second)))+" left")
+		}
+	}
+	return strings.Join(parts, " · ")
+}
+
+var nouns = map[bridgesync.Phase]noun{
+	bridgesync.PhaseCollect: {"participant", "participants"},
+	bridgesync.PhaseList:    {"user", "users"},
+	bridgesync.PhaseLink:    {"person", "people"},
+	bridgesync.PhaseDecide:  {"user", "users"},
+	bridgesync.PhaseRead:    {"user", "users"},
+	bridgesync.PhaseWrite:   {"user", "users"},
+}
+
+// perSecond is a pace that a person can picture.
+func perSecond(pace float64) string {
+	switch {
+	case pace >= 10:
+		return thousands(int(math.Round(pace))) + "/s"
+	case pace >= 1:
+		return fmt.Sprintf("%.1f/s", pace)
+	}
+	return fmt.Sprintf("%.0f/min", pace*60)
 }

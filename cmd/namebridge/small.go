@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -46,58 +47,60 @@ func newMigrate(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "migrate",
 		Short: "Bring the database schema up to date, or show it",
-		Long:  "Every command that needs the database migrates it first; this is for those who want to do it by itself.",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Long: `Every command that needs the database migrates it first; this is for those who want to do it by itself. It needs DATABASE_URL
+only.
+
+With DATABASE_URL=embedded the data is in $XDG_DATA_HOME/namebridge; without XDG_DATA_HOME in ~/.local/share/namebridge, as root in
+/var/lib/namebridge.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	up := &cobra.Command{Use: "up", Short: "Bring the schema up to date; several at once are safe", Args: cobra.NoArgs}
 	up.RunE = func(cmd *cobra.Command, _ []string) error {
-		return a.withDatabaseURL(cmd, func(url string) error {
-			if err := migrations.Up(cmd.Context(), url); err != nil {
-				return &databaseError{err}
-			}
-			_, err := fmt.Fprintln(a.stdout, "The database schema is up to date.")
+		cfg, err := config.LoadDatabase(a.lookuper)
+		if err != nil {
 			return err
-		})
+		}
+		_, stop, err := a.openDatabase(cmd.Context(), cfg)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		_, err = fmt.Fprintln(a.stdout, "The database schema is up to date.")
+		return err
 	}
-	status := &cobra.Command{Use: "status", Short: "Show which migrations the database has", Args: cobra.NoArgs}
+	status := &cobra.Command{Use: "status", Short: "Show which migrations the database has; changes nothing", Args: cobra.NoArgs}
 	output := outputFlag(status)
 	status.RunE = func(cmd *cobra.Command, _ []string) error {
-		return a.withDatabaseURL(cmd, func(url string) error {
-			all, err := migrations.List(cmd.Context(), url)
-			if err != nil {
-				return &databaseError{err}
+		cfg, err := config.LoadDatabase(a.lookuper)
+		if err != nil {
+			return err
+		}
+		_, url, stop, err := a.connect(cmd.Context(), cfg)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		all, err := migrations.List(cmd.Context(), url)
+		if err != nil {
+			return &databaseError{err}
+		}
+		if *output == "json" {
+			return json.NewEncoder(a.stdout).Encode(map[string]any{"migrations": all})
+		}
+		for _, m := range all {
+			word := "missing"
+			if m.Applied {
+				word = "applied"
 			}
-			if *output == "json" {
-				return json.NewEncoder(a.stdout).Encode(map[string]any{"migrations": all})
+			if _, err := fmt.Fprintf(a.stdout, "  %-8s %s\n", word, m.Name); err != nil {
+				return err
 			}
-			for _, m := range all {
-				word := "missing"
-				if m.Applied {
-					word = "applied"
-				}
-				if _, err := fmt.Fprintf(a.stdout, "  %-8s %s\n", word, m.Name); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		}
+		return nil
 	}
 	c.AddCommand(up, status)
 	return c
-}
-
-func (a *app) withDatabaseURL(cmd *cobra.Command, do func(url string) error) error {
-	cfg, err := config.Load(a.lookuper, config.Database)
-	if err != nil {
-		return err
-	}
-	url, stop, err := databaseURL(cmd.Context(), cfg)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	return do(url)
 }
 
 func newResume(a *app) *cobra.Command {
@@ -106,17 +109,17 @@ func newResume(a *app) *cobra.Command {
 		Use:   "resume",
 		Short: "Lift a halt, with a reason, which is recorded",
 		Long: `A bridge halts when BLN lost or changed data that is not ours while a person was written. After you have looked into it,
-this lets writing go on.`,
+this lets writing go on. It needs DATABASE_URL only (and BRIDGES, where there are several).`,
 		Example: `  namebridge resume --reason "BLN confirmed and mended it, ticket 4711"`,
 		Args:    cobra.NoArgs,
 	}
 	bridge := bridgeFlag(c)
 	c.Flags().StringVar(&reason, "reason", "", "why it is safe to go on (required)")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		if reason == "" {
-			return usageError{errors.New("--reason is required: it is recorded with the halt")}
+		if strings.TrimSpace(reason) == "" {
+			return usageError{fmt.Errorf("--reason is required: it is recorded with the halt\n\nHelp: %s --help", cmd.CommandPath())}
 		}
-		cfg, err := config.Load(a.lookuper, config.Database)
+		cfg, err := config.LoadDatabase(a.lookuper)
 		if err != nil {
 			return err
 		}
@@ -124,7 +127,7 @@ this lets writing go on.`,
 		if err != nil {
 			return err
 		}
-		db, stop, err := openDatabase(cmd.Context(), cfg)
+		db, stop, err := a.openDatabase(cmd.Context(), cfg)
 		if err != nil {
 			return err
 		}

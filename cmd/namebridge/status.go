@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+	"github.com/sethvargo/go-envconfig"
 	"github.com/spf13/cobra"
 
 	"namebridge/internal/config"
@@ -54,15 +57,17 @@ func newStatus(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show cursors, lag, coverage, holds by reason, last runs, and what is halted or quarantined",
-		Args:  cobra.NoArgs,
+		Long: `Shows how each bridge stands, from the database alone: no request is made, and DATABASE_URL is all it needs (and BRIDGES, where
+there are several).`,
+		Args: cobra.NoArgs,
 	}
 	output := outputFlag(c)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := config.Load(a.lookuper, config.Database)
+		cfg, err := config.LoadDatabase(a.lookuper)
 		if err != nil {
 			return err
 		}
-		db, stop, err := openDatabase(cmd.Context(), cfg)
+		db, stop, err := a.openDatabase(cmd.Context(), cfg)
 		if err != nil {
 			return err
 		}
@@ -79,7 +84,7 @@ func newStatus(a *app) *cobra.Command {
 			return json.NewEncoder(a.stdout).Encode(map[string]any{"bridges": all})
 		}
 		for _, s := range all {
-			s.print(a.stdout)
+			s.print(a.stdout, a.lookuper)
 		}
 		return nil
 	}
@@ -119,7 +124,11 @@ func readStatus(ctx context.Context, db *pgxpool.Pool, bridge string) (bridgeSta
 		return s, err
 	}
 	for _, r := range runs {
-		one := runStatus{Run: r.Run, Kind: r.Kind, Status: string(r.Status), StartedAt: r.StartedAt.UTC(), EndedAt: r.EndedAt, Counts: r.Counts, Error: r.Error}
+		one := runStatus{Run: r.Run, Kind: r.Kind, Status: string(r.Status), StartedAt: r.StartedAt.UTC(), Counts: r.Counts, Error: r.Error}
+		if r.EndedAt != nil {
+			ended := r.EndedAt.UTC()
+			one.EndedAt = &ended
+		}
 		if r.Status == state.Running && !r.Live {
 			one.Status = "interrupted"
 		}
@@ -128,33 +137,30 @@ func readStatus(ctx context.Context, db *pgxpool.Pool, bridge string) (bridgeSta
 	return s, nil
 }
 
-func (s bridgeStatus) print(w io.Writer) {
+func (s bridgeStatus) print(w io.Writer, environment envconfig.Lookuper) {
 	fmt.Fprintf(w, "bridge %s\n", s.Bridge)
 	if s.Halted != nil {
-		fmt.Fprintf(w, "\nHALTED since %s\n%s\nGo on:   namebridge resume --reason \"…\"\n\n", s.Halted.Since.Local().Format("2006-01-02 15:04:05"), s.Halted.Reason)
+		fmt.Fprintf(w, "\n%s since %s\n%s\nGo on:   namebridge resume --reason \"…\"\n\n",
+			alarm(w, environment, "HALTED"), s.Halted.Since.Local().Format(time.DateTime), s.Halted.Reason)
 	}
 	for _, q := range s.Quarantined {
-		fmt.Fprintf(w, "QUARANTINED: run %s would clear more people than the guard lets through; nobody was cleared\n", q)
+		fmt.Fprintf(w, "%s: run %s would clear more people than the guard lets through; nobody was cleared\n", alarm(w, environment, "QUARANTINED"), q)
 	}
 	if s.Cursor == nil && len(s.Runs) == 0 {
 		fmt.Fprintln(w, "  nothing was run yet. See what would happen: namebridge plan")
 		return
 	}
-	line := func(name, value string) { fmt.Fprintf(w, "  %-13s %s\n", name, value) }
-	if s.Cursor != nil {
-		line("collected", fmt.Sprintf("up to %s, %s ago", s.Cursor.Local().Format("2006-01-02 15:04:05"), ago(time.Duration(*s.LagSeconds*float64(time.Second)))))
-	} else {
-		line("collected", "nothing yet")
-	}
-	line("NameCoach", thousands(s.Participants)+" participants")
-	line("BLN", fmt.Sprintf("%s users, %s linked", thousands(s.Users), thousands(s.Linked)))
-	coverage := "unknown: the directory was not listed yet"
-	if s.Users > 0 {
-		coverage = fmt.Sprintf("%.1f %%: %s users have the right badge", 100*float64(s.Synced)/float64(s.Users), thousands(s.Synced))
-	}
-	line("coverage", coverage)
+	line := func(name, value string) { fmt.Fprintf(w, "  %-10s %s\n", name, strings.TrimSpace(value)) }
+	line("coverage", coverage(s.Synced, s.Users))
+	line("held", thousands(s.Held.Sum())+"   "+strings.Join(heldLines(s.Held), "\n"+strings.Repeat(" ", 16+len(thousands(s.Held.Sum())))))
 	line("pending", thousands(s.Pending))
-	line("held", fmt.Sprintf("%s   %s", thousands(s.Held.Sum()), heldWords(s.Held)))
+	line("NameCoach", count(s.Participants, noun{"participant", "participants"}))
+	line("BLN", fmt.Sprintf("%s, %s linked", count(s.Users, noun{"user", "users"}), thousands(s.Linked)))
+	if s.Cursor != nil {
+		line("collected", fmt.Sprintf("up to %s, %s ago", s.Cursor.Local().Format(time.DateTime), ago(time.Duration(*s.LagSeconds*float64(time.Second)))))
+	} else {
+		line("collected", "nothing to the end yet")
+	}
 	if len(s.Runs) == 0 {
 		return
 	}
@@ -163,16 +169,19 @@ func (s bridgeStatus) print(w io.Writer) {
 	t.SetOutputMirror(w)
 	t.SetStyle(table.StyleLight)
 	t.Style().Options = table.OptionsNoBordersAndSeparators
-	t.AppendHeader(table.Row{"last run", "status", "started", "took", "run"})
+	t.Style().Format.Header = text.FormatDefault
+	t.AppendHeader(table.Row{"last run", "status", "started", "took", "id"})
 	for _, r := range s.Runs {
 		took := ""
 		if r.EndedAt != nil {
-			took = seconds(r.EndedAt.Sub(r.StartedAt).Seconds())
+			took = span(r.EndedAt.Sub(r.StartedAt))
 		}
-		t.AppendRow(table.Row{r.Kind, r.Status, r.StartedAt.Local().Format("2006-01-02 15:04:05"), took, r.Run})
-		if r.Error != nil {
-			t.AppendRow(table.Row{"", *r.Error})
-		}
+		t.AppendRow(table.Row{r.Kind, r.Status, r.StartedAt.Local().Format(time.DateTime), took, r.Run.String()[:8]})
 	}
 	t.Render()
+	for _, r := range s.Runs {
+		if r.Error != nil {
+			fmt.Fprintf(w, "\n  %s %s: %s\n", r.Kind, r.Status, *r.Error)
+		}
+	}
 }

@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/sethvargo/go-envconfig"
 	"github.com/spf13/cobra"
 
 	"namebridge/bln"
@@ -46,44 +49,77 @@ func chooseBridge(cfg *config.Config, name string) (config.Bridge, error) {
 	return cfg.Bridges[0], nil
 }
 
+// connectTimeout bounds the first words with the database: a host that swallows packets must not look like work.
+const connectTimeout = 20 * time.Second
+
 // openDatabase gives the database at its newest schema, and what stops it.
-func openDatabase(ctx context.Context, cfg *config.Config) (pool *pgxpool.Pool, stop func(), err error) {
-	url, stop, err := databaseURL(ctx, cfg)
+func (a *app) openDatabase(ctx context.Context, cfg *config.Config) (pool *pgxpool.Pool, stop func(), err error) {
+	pool, url, stop, err := a.connect(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() {
-		if err != nil {
-			stop()
-		}
-	}()
-	// Asked first, since it tells "cannot be reached" from "cannot be migrated".
-	pool, err = state.Open(ctx, url)
-	if err != nil {
-		return nil, nil, &databaseError{err}
-	}
 	if err := migrations.Up(ctx, url); err != nil {
-		pool.Close()
+		stop()
 		return nil, nil, &databaseError{err}
 	}
-	server := stop
-	return pool, func() { pool.Close(); server() }, nil
+	return pool, stop, nil
 }
 
-// databaseURL starts the private Postgres where one is asked for.
-func databaseURL(ctx context.Context, cfg *config.Config) (url string, stop func(), err error) {
-	if cfg.DatabaseURL.Reveal() != config.Embedded {
-		return cfg.DatabaseURL.Reveal(), func() {}, nil
+// connect gives the database as it is, its URL, and what stops it. The private Postgres is started where one is asked for.
+func (a *app) connect(ctx context.Context, cfg *config.Config) (pool *pgxpool.Pool, url string, stop func(), err error) {
+	url, stop = cfg.DatabaseURL.Reveal(), func() {}
+	if url == config.Embedded {
+		if url, stop, err = a.startPostgres(ctx); err != nil {
+			return nil, "", nil, err
+		}
 	}
-	dir, err := os.UserCacheDir()
-	if err != nil || os.Geteuid() == 0 {
-		dir = os.TempDir() // root's own folder is closed to the user that Postgres runs as
+	first, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	pool, err = state.Open(first, url)
+	if err != nil {
+		stop()
+		return nil, "", nil, &databaseError{err}
 	}
-	server, err := postgres.Start(ctx, postgres.Options{Dir: filepath.Join(dir, "namebridge-postgres")})
+	server := stop
+	return pool, url, func() { pool.Close(); server() }, nil
+}
+
+func (a *app) startPostgres(ctx context.Context) (url string, stop func(), err error) {
+	dir, err := dataFolder(a.lookuper, os.Geteuid())
+	if err != nil {
+		return "", nil, err
+	}
+	server, err := postgres.Start(ctx, postgres.Options{Dir: dir})
 	if err != nil {
 		return "", nil, &databaseError{err}
 	}
 	return server.URL(), func() { _ = server.Stop() }, nil // it ends with this process in any case
+}
+
+// systemData is where root's services keep what must outlive a restart (Filesystem Hierarchy Standard, 5.8).
+const systemData = "/var/lib"
+
+// dataFolder is where the private Postgres keeps its data, for years: never in a cache or among temporary files, which others may
+// empty. It is the folder for data of the XDG Base Directory Specification; root's is the system's.
+func dataFolder(environment envconfig.Lookuper, euid int) (string, error) {
+	parent, _ := environment.Lookup("XDG_DATA_HOME")
+	home, _ := environment.Lookup("HOME")
+	switch {
+	case filepath.IsAbs(parent):
+	case euid == 0:
+		parent = systemData // root's own home is closed to the user that Postgres runs as
+	case filepath.IsAbs(home):
+		parent = filepath.Join(home, ".local", "share")
+	default:
+		return "", usageError{fmt.Errorf("DATABASE_URL is embedded, but neither XDG_DATA_HOME nor HOME names a folder to keep the data in.\n" +
+			"Set XDG_DATA_HOME to one that is kept, or give the URL of a Postgres of your own")}
+	}
+	folder := filepath.Join(parent, "namebridge")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return "", usageError{fmt.Errorf("DATABASE_URL is embedded, but the folder for its data cannot be made: %w.\n"+
+			"Set XDG_DATA_HOME to a folder that can be written and is kept (in a container: a volume), or give the URL of a Postgres of your own", err)}
+	}
+	return filepath.Join(folder, "postgres"), nil
 }
 
 // databaseError says that the database, not an API, is what failed.
@@ -134,11 +170,11 @@ func newBridge(cfg config.Bridge, db *pgxpool.Pool, log *slog.Logger) (*bridgesy
 		Requests: func() (int64, int64) { return m.namecoach.Load(), m.bln.Load() }}, nil
 }
 
-// logger writes to stderr as the configuration says.
-func (a *app) logger(cfg *config.Config) *slog.Logger {
+// logger writes to w, which ends at stderr, as the configuration says.
+func logger(cfg *config.Config, w io.Writer) *slog.Logger {
 	o := &slog.HandlerOptions{Level: cfg.LogLevel}
 	if cfg.LogFormat == "text" {
-		return slog.New(slog.NewTextHandler(a.stderr, o))
+		return slog.New(slog.NewTextHandler(w, o))
 	}
-	return slog.New(slog.NewJSONHandler(a.stderr, o))
+	return slog.New(slog.NewJSONHandler(w, o))
 }
