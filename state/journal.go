@@ -3,8 +3,10 @@ package state
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 )
 
 // The states of a journal entry.
@@ -21,30 +23,32 @@ type Intent struct {
 	Run            uuid.UUID
 	UserID, Fence  int64
 	Action         string
+	Version        int64  // of what is wanted, as claimed
 	Before         []byte // the whole otherInfo as it was read
 	BeforeFragment []byte // what of it stood under our keys; nil: nothing
 	AfterFragment  []byte
 	Entry          int64 // set by Journal; 0: the write must not be made
 }
 
-// Journal puts the before-images on disk. A write whose claim was taken over, or whose bridge is halted, gets no entry
-// and must not be made.
+// Journal puts the before-images on disk. A write whose claim was taken over, which is no longer what is wanted, or whose
+// bridge is halted, gets no entry and must not be made.
 func Journal(ctx context.Context, q Querier, bridge string, intents []*Intent) error {
 	n := len(intents)
 	runs, users, fences, actions := make([]uuid.UUID, n), make([]int64, n), make([]int64, n), make([]string, n)
-	before, beforeFragments, afterFragments := make([][]byte, n), make([][]byte, n), make([][]byte, n)
+	before, beforeFragments, afterFragments, versions := make([][]byte, n), make([][]byte, n), make([][]byte, n), make([]int64, n)
 	byUser := make(map[int64]*Intent, n)
 	for i, in := range intents {
 		runs[i], users[i], fences[i], actions[i] = in.Run, in.UserID, in.Fence, in.Action
-		before[i], beforeFragments[i], afterFragments[i] = in.Before, in.BeforeFragment, in.AfterFragment
+		before[i], beforeFragments[i], afterFragments[i], versions[i] = in.Before, in.BeforeFragment, in.AfterFragment, in.Version
 		byUser[in.UserID] = in
 	}
 	rows, err := q.Query(ctx, `INSERT INTO journal (bridge, run, user_id, fence, action, state, before, before_fragment, after_fragment)
 		SELECT $1, r, u, f, a, 'sending', b, bf, af
-		FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[]) AS t(r, u, f, a, b, bf, af)
+		FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bigint[]) AS t(r, u, f, a, b, bf, af, v)
 		JOIN directory_users d ON d.bridge = $1 AND d.user_id = u AND d.fence = f
+			AND d.action = a AND d.wanted_version = v AND d.applied_version < v
 		JOIN bridges ON bridges.bridge = $1 AND bridges.halted_at IS NULL
-		RETURNING user_id, entry`, bridge, runs, users, fences, actions, before, beforeFragments, afterFragments)
+		RETURNING user_id, entry`, bridge, runs, users, fences, actions, before, beforeFragments, afterFragments, versions)
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
@@ -67,6 +71,8 @@ type OpenEntry struct {
 	Entry          int64
 	UserID         int64
 	Fence          int64 // of the claim made to look into it
+	Attempts       int   // made at the user since something last succeeded
+	Age            time.Duration
 	Run            uuid.UUID
 	Before         []byte
 	BeforeFragment []byte
@@ -86,8 +92,9 @@ type Outcome struct {
 }
 
 // Settle closes journal entries and trims their before-images to the fragment (all but Damaged), and gives the claimed
-// users back. A newer wish than the one applied stays pending; a user that could be written is no longer held as
-// unwritable.
+// users back. A wish that is not the one applied stays pending, also where it was taken for fulfilled while the write was
+// on its way; a user that could be written is no longer held as unwritable. Entries that another process has settled
+// stay as they are.
 func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) error {
 	n := len(outcomes)
 	users, fences, entries, states, notes := make([]int64, n), make([]int64, n), make([]int64, n), make([]string, n), make([]string, n)
@@ -100,11 +107,13 @@ func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) e
 				AS t(user_id, fence, entry, state, note, applied, version, digest, source)),
 		closed AS (UPDATE journal j SET state = done.state, note = nullif(done.note, ''), settled_at = now(),
 				before = CASE WHEN done.state = 'damaged' THEN j.before END
-			FROM done WHERE j.bridge = $1 AND j.entry = done.entry AND done.entry <> 0),
+			FROM done WHERE j.bridge = $1 AND j.entry = done.entry AND done.entry <> 0 AND j.state = 'sending'),
 		lifted AS (DELETE FROM holds h USING done WHERE h.bridge = $1 AND h.kind = 'user' AND h.subject = done.user_id::text
 			AND h.reason = 'unwritable' AND done.applied)
 		UPDATE directory_users d SET claim_owner = NULL,
-			applied_version = CASE WHEN done.applied THEN done.version ELSE d.applied_version END,
+			applied_version = CASE WHEN NOT done.applied THEN d.applied_version
+				WHEN d.action IS NULL OR d.wanted_digest IS NOT DISTINCT FROM done.digest THEN d.wanted_version
+				ELSE least(done.version, d.wanted_version - 1) END,
 			applied_digest = CASE WHEN done.applied THEN done.digest ELSE d.applied_digest END,
 			applied_source = CASE WHEN done.applied THEN done.source ELSE d.applied_source END,
 			applied_at = CASE WHEN done.applied THEN now() ELSE d.applied_at END,
@@ -120,11 +129,20 @@ func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) e
 	return nil
 }
 
-// CloseEntry settles one journal entry by itself: of an earlier process, or between two tries.
+// CloseEntry settles one journal entry by itself: of an earlier process, or between two tries. ErrStale: it is settled.
 func CloseEntry(ctx context.Context, q Querier, bridge string, entry int64, state, note string) error {
 	tag, err := q.Exec(ctx, `UPDATE journal SET state = $3, note = nullif($4, ''), settled_at = now(),
-		before = CASE WHEN $3 = 'damaged' THEN before END WHERE bridge = $1 AND entry = $2`, bridge, entry, state, note)
+		before = CASE WHEN $3 = 'damaged' THEN before END WHERE bridge = $1 AND entry = $2 AND state = 'sending'`, bridge, entry, state, note)
 	return exactlyOne(tag, err, "close journal entry %d", entry)
+}
+
+// CloseDamage settles the entry of a write that damaged foreign keys, and adds what became of it to the reason why the
+// bridge is halted.
+func CloseDamage(ctx context.Context, tx pgx.Tx, bridge string, entry int64, state, became string) error {
+	if _, err := tx.Exec(ctx, `UPDATE bridges SET halt_reason = concat_ws(' ', halt_reason, $2::text) WHERE bridge = $1 AND halted_at IS NOT NULL`, bridge, became); err != nil {
+		return fmt.Errorf("note what became of journal entry %d: %w", entry, err)
+	}
+	return CloseEntry(ctx, tx, bridge, entry, state, became)
 }
 
 // CountWrites counts the users that a run has written and cleared.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
 
 	"github.com/google/uuid"
 )
@@ -12,7 +13,7 @@ import (
 const Lease = 8
 
 // liveOwner is the condition that the claim or run of owner column %s is held by a live process.
-const liveOwner = `EXISTS (SELECT 1 FROM workers w WHERE w.bridge = $1 AND w.owner = %s AND w.heartbeat_at > now() - make_interval(secs => 8))`
+var liveOwner = `EXISTS (SELECT 1 FROM workers w WHERE w.bridge = $1 AND w.owner = %s AND w.heartbeat_at > now() - make_interval(secs => ` + strconv.Itoa(Lease) + `))`
 
 // Heartbeat says that the process owner is alive, and forgets processes that have been silent for a day.
 func Heartbeat(ctx context.Context, q Querier, bridge string, owner uuid.UUID) error {

@@ -37,6 +37,13 @@ const (
 	hopeless = 25
 	// finish bounds what is done for a user once its write may have been sent, whatever else ends meanwhile.
 	finish = 2 * time.Minute
+	// restores is how often it is tried to put back what a write has damaged.
+	restores = 4
+	// restoreWithin is how old a write may be whose damage is put back. Of an older one that nobody looked into since, it
+	// cannot be told from what people have changed: that is left to a person.
+	restoreWithin = 15 * time.Minute
+	// forbidden is how many users must answer 403 before it is taken to be about all of them.
+	forbidden = 3
 )
 
 // writer is the writing part of a run.
@@ -48,10 +55,14 @@ type writer struct {
 	done     atomic.Int64
 	failures atomic.Int64 // in a row
 	verified atomic.Int64
+	denied   atomic.Int64 // with 403
+	gone     atomic.Int64 // users that BLN no longer knows
+	stopped  atomic.Bool  // damage was done: nothing more is sent but to put it back
 }
 
 func (r *run) newWriter() *writer {
 	w := &writer{run: r}
+	w.journal.base, w.settle.base = r.lease, r.lease
 	w.journal.do = func(ctx context.Context, in []*state.Intent) error { return state.Journal(ctx, r.DB, r.Name, in) }
 	w.settle.do = func(ctx context.Context, out []state.Outcome) error {
 		return state.InTx(ctx, r.DB, func(tx pgx.Tx) error { return state.Settle(ctx, tx, r.Name, out) })
@@ -85,6 +96,14 @@ func (r *run) write(ctx context.Context) error {
 		}
 		if err := group.Wait(); err != nil {
 			return err
+		}
+		if w.gone.Swap(0) > 0 { // their people may be another user's now (BLN 645)
+			if err := r.linkAll(ctx, true); err != nil {
+				return err
+			}
+			if err := r.decideAll(ctx, true); err != nil {
+				return err
+			}
 		}
 		p, err := state.CountPending(ctx, r.DB, r.Name)
 		if err != nil {
@@ -240,7 +259,7 @@ func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains) er
 	for try := 1; ; try++ {
 		user, err := w.BLN.User(ctx, c.UserID)
 		if isStatus(err, 404) {
-			return database(state.MarkGone(ctx, w.DB, w.Name, c.UserID)) // merged or removed (BLN 645): its people are linked anew
+			return w.markGone(ctx, c.UserID)
 		}
 		if err != nil {
 			return err
@@ -266,6 +285,12 @@ func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains) er
 			return err
 		}
 	}
+}
+
+// markGone notes that BLN no longer knows a user, merged or removed (BLN 645): its people are linked anew.
+func (w *writer) markGone(ctx context.Context, user int64) error {
+	w.gone.Add(1)
+	return database(state.MarkGone(ctx, w.DB, w.Name, user))
 }
 
 // merged is a user's otherInfo before a write, and what the write is.
@@ -335,7 +360,7 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, rest *rema
 	for _, x := range m.members {
 		after[x.Key] = x.Value
 	}
-	intent := &state.Intent{Run: w.id, UserID: c.UserID, Fence: c.Fence, Action: c.Action, Before: m.before.JSON(),
+	intent := &state.Intent{Run: w.id, UserID: c.UserID, Fence: c.Fence, Action: c.Action, Version: c.Version, Before: m.before.JSON(),
 		BeforeFragment: encodeMembers(w.ours(m.before)), AfterFragment: encodeMembers(after)}
 	if err := w.journal.Do(intent); err != nil {
 		return false, database(err)
@@ -345,21 +370,31 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, rest *rema
 		if err != nil {
 			return false, database(err)
 		}
-		return false, w.checkHalt(stored) // nil: another process has taken this user over
+		if err := w.checkHalt(stored); err != nil {
+			return false, err
+		}
+		// Another process has taken this user over, or something else is wanted by now.
+		return false, database(state.Unclaim(ctx, w.DB, w.Name, c.UserID, c.Fence))
 	}
-	// From here on the work is finished whatever ends around it: a write that was sent must be seen to.
-	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), finish)
+	// From here on the work is finished whatever ends around it: a write that was sent must be seen to. Only the lease
+	// ends it: then the entry stays open, for whoever has taken over.
+	work, cancel := context.WithTimeout(w.lease, finish)
 	defer cancel()
-	if !w.alive() || ctx.Err() != nil {
-		return false, errors.Join(ctx.Err(), w.close(work, intent.Entry, state.Unsent, "not sent: the process was stopping or had lost its lease"))
+	switch {
+	case !w.alive():
+		return false, errLease
+	case w.stopped.Load(), ctx.Err() != nil:
+		return false, errors.Join(ctx.Err(), w.close(work, intent.Entry, state.Unsent, "not sent: the run was stopping"))
 	}
 	answer, putErr := w.BLN.UpdateOtherInfo(work, c.UserID, m.send)
 	// A crash here leaves the entry open: the next process reads the user and compares it with the before-image.
 	var refused *httpapi.Error
-	if errors.As(putErr, &refused) && !refused.Unknown {
-		return false, w.refused(work, c, intent, refused, rest)
-	}
-	if putErr == nil && w.shows(answer, c.WantedDigest) && len(w.damage(m.before, answer.OtherInfo)) == 0 {
+	switch {
+	case w.lease.Err() != nil:
+		return false, errLease
+	case errors.As(putErr, &refused) && !refused.Unknown:
+		return false, w.refused(work, c, intent, refused, putErr, rest)
+	case putErr == nil && w.confirms(answer, c, m):
 		return false, w.verify(c, intent)
 	}
 	now, err := w.BLN.User(work, c.UserID)
@@ -368,13 +403,10 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, rest *rema
 		return false, fmt.Errorf("read back after a write: %w", err)
 	}
 	landed := w.shows(now, c.WantedDigest)
-	damage := w.damage(m.before, now.OtherInfo)
-	if now.OtherInfoErr != nil {
-		damage = []bln.Change{{Key: "otherInfo", Kind: bln.Changed}}
-	}
+	damage := w.damage(m.before, now)
 	switch {
 	case hasMissing(damage), len(damage) > 0 && (landed || putErr == nil):
-		return false, w.restore(work, c.UserID, intent.Entry, m.before, now.OtherInfo, damage)
+		return false, w.restore(c.UserID, intent.Entry, m.before, now, damage, false)
 	case landed:
 		return false, w.verify(c, intent)
 	case putErr != nil:
@@ -413,8 +445,19 @@ func (w *writer) verify(c state.Claimed, in *state.Intent) error {
 		Applied: true, Version: c.Version, Digest: c.WantedDigest, Source: c.WantedSource}))
 }
 
+// confirms says whether the answer to a write shows all that must be seen. One that leaves our keys out shows nothing of
+// a clear.
+func (w *writer) confirms(answer bln.User, c state.Claimed, m merged) bool {
+	for _, x := range m.members {
+		if _, ok := answer.OtherInfo.Get(x.Key); !ok && Action(c.Action) == Clear {
+			return false
+		}
+	}
+	return w.shows(answer, c.WantedDigest) && len(w.damage(m.before, answer)) == 0
+}
+
 // refused is what a write comes to that BLN has certainly not carried out.
-func (w *writer) refused(ctx context.Context, c state.Claimed, in *state.Intent, e *httpapi.Error, rest *remains) error {
+func (w *writer) refused(ctx context.Context, c state.Claimed, in *state.Intent, e *httpapi.Error, putErr error, rest *remains) error {
 	if err := w.close(ctx, in.Entry, state.Unsent, fmt.Sprintf("refused with %d %s", e.Status, e.Code)); err != nil {
 		return err
 	}
@@ -423,13 +466,13 @@ func (w *writer) refused(ctx context.Context, c state.Claimed, in *state.Intent,
 		rest.hold(c, Unwritable, fmt.Sprintf("BLN refused it with %d %s", e.Status, e.Code))
 		return nil
 	case 403:
-		if w.verified.Load() == 0 {
+		if w.denied.Add(1) >= forbidden && w.verified.Load() == 0 {
 			return &PermissionError{Needs: "update the users of the organization"}
 		}
 	case 404:
-		return database(state.MarkGone(ctx, w.DB, w.Name, c.UserID))
+		return w.markGone(ctx, c.UserID)
 	}
-	return e
+	return putErr
 }
 
 func (r *run) shows(u bln.User, digest []byte) bool {
@@ -437,12 +480,19 @@ func (r *run) shows(u bln.User, digest []byte) bool {
 }
 
 // damage lists the foreign keys that are missing or changed. A key that somebody added meanwhile is none.
-func (r *run) damage(before, now bln.OtherInfo) []bln.Change {
+func (r *run) damage(before bln.OtherInfo, now bln.User) []bln.Change {
+	if now.OtherInfoErr != nil {
+		return []bln.Change{{Key: "otherInfo", Kind: bln.Changed}}
+	}
 	var out []bln.Change
-	for _, ch := range before.Changes(now, r.Settings.Layout.Owns) {
-		if ch.Kind != bln.Added {
-			out = append(out, ch)
+	for _, ch := range before.Changes(now.OtherInfo, r.Settings.Layout.Owns) {
+		if ch.Kind == bln.Added {
+			if _, had := before.Get(ch.Key); !had {
+				continue
+			}
+			ch.Kind = bln.Changed // it held null
 		}
+		out = append(out, ch)
 	}
 	return out
 }
@@ -456,54 +506,110 @@ func hasMissing(cs []bln.Change) bool {
 	return false
 }
 
-// restore puts foreign keys back that a write has damaged, and halts the bridge. It returns a *HaltedError, or the
-// database's error.
-func (w *writer) restore(ctx context.Context, user, entry int64, before, now bln.OtherInfo, damage []bln.Change) error {
+// restore halts the bridge, and puts foreign keys back that a write has damaged unless it is too late to tell who changed
+// them. It returns a *HaltedError, or the database's error with it.
+func (w *writer) restore(user, entry int64, before bln.OtherInfo, now bln.User, damage []bln.Change, late bool) error {
+	w.stopped.Store(true)
+	reason := fmt.Sprintf("BLN lost or changed what is not ours while user %d was written: %s.", user, keyNames(damage))
+	ctx, cancel := context.WithTimeout(w.lease, finish)
+	defer cancel()
+	// The halt first: neither another process's writes nor a crash must come before it. Where the database is away, the
+	// person comes first.
+	first, end := context.WithTimeout(ctx, gatherTimeout/3)
+	haltErr := state.Halt(first, w.DB, w.Name, reason, w.id)
+	end()
+	as, became := state.Damaged, fmt.Sprintf("User %d could NOT be put back; the whole otherInfo as it was is kept in journal entry %d.", user, entry)
+	switch {
+	case late:
+		became = fmt.Sprintf("User %d was not put back, since it may be people who changed it since; the whole otherInfo as it was is kept in journal entry %d.", user, entry)
+	case w.putBack(ctx, user, before, now, damage):
+		as, became = state.Restored, fmt.Sprintf("User %d was put back and checked.", user)
+	}
+	w.Log.Error("halted: "+reason+" "+became, "bridge", w.Name, "user", user, "run", w.id)
+	halted := &HaltedError{Since: time.Now(), Reason: reason + " " + became, Run: w.id}
+	if w.lease.Err() != nil {
+		return errors.Join(halted, haltErr) // the entry stays open: whoever takes over puts back what is left to put back
+	}
+	last, end := context.WithTimeout(w.lease, gatherTimeout)
+	defer end()
+	err := state.InTx(last, w.DB, func(tx pgx.Tx) error {
+		if haltErr != nil {
+			if err := state.Halt(last, tx, w.Name, reason, w.id); err != nil {
+				return err
+			}
+		}
+		return state.CloseDamage(last, tx, w.Name, entry, as, became)
+	})
+	if err != nil {
+		return errors.Join(halted, database(err))
+	}
+	return halted
+}
+
+// putBack writes foreign keys as they were, until a fresh read shows them.
+func (w *writer) putBack(ctx context.Context, user int64, before bln.OtherInfo, now bln.User, damage []bln.Change) bool {
+	seen := true // now is what stands there since the last write
+	for try := range restores {
+		if try > 0 && pause(ctx, 250*time.Millisecond<<try) != nil {
+			return false
+		}
+		if seen {
+			// Whether it arrived or not is for the read to tell.
+			_, _ = w.BLN.UpdateOtherInfo(ctx, user, w.mended(before, now, damage))
+		}
+		read, err := w.BLN.User(ctx, user)
+		if seen = err == nil; !seen {
+			continue
+		}
+		now, damage = read, w.damage(before, read)
+		if len(damage) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// mended is what to send to put the damaged keys back: what else people have changed since stays.
+func (w *writer) mended(before bln.OtherInfo, now bln.User, damage []bln.Change) bln.OtherInfo {
 	body := before
-	if w.Settings.MergingServer {
+	switch {
+	case now.OtherInfoErr != nil: // nothing of it can be kept
+	case w.Settings.MergingServer:
 		body = bln.OtherInfo{}
 		for _, ch := range damage {
 			if v, ok := before.Get(ch.Key); ok {
 				body = body.With(ch.Key, v)
 			}
 		}
-	} else {
-		for _, k := range now.Keys() { // what somebody else has added meanwhile
+	default:
+		for _, k := range now.OtherInfo.Keys() {
 			if _, had := before.Get(k); !had && !w.Settings.Layout.Owns(k) {
-				v, _ := now.Get(k)
+				v, _ := now.OtherInfo.Get(k)
 				body = body.With(k, v)
 			}
 		}
 	}
-	keys := make([]string, len(damage))
-	for i, ch := range damage {
-		keys[i] = strconv.Quote(ch.Key) // it may hold what a log or Postgres would choke on
-	}
-	reason := fmt.Sprintf("BLN lost or changed what is not ours while user %d was written: %s.", user, strings.Join(keys, ", "))
-	as := state.Damaged
-	for range tries {
-		if _, err := w.BLN.UpdateOtherInfo(ctx, user, body); err != nil {
-			continue
-		}
-		if back, err := w.BLN.User(ctx, user); err == nil && back.OtherInfoErr == nil && len(w.damage(before, back.OtherInfo)) == 0 {
-			as = state.Restored
+	return body
+}
+
+// keyNames lists keys for people to read: neither what Postgres or a terminal chokes on, nor what may be an address.
+func keyNames(changes []bln.Change) string {
+	names := make([]string, 0, len(changes))
+	for i, ch := range changes {
+		if i == 10 {
+			names = append(names, fmt.Sprintf("and %d more", len(changes)-i))
 			break
 		}
+		name := []rune(strings.ToValidUTF8(ch.Key, "\uFFFD"))
+		switch {
+		case strings.Contains(ch.Key, "@"):
+			name = []rune("…")
+		case len(name) > 64:
+			name = append(name[:64], '…')
+		}
+		names = append(names, strconv.Quote(string(name)))
 	}
-	if as == state.Restored {
-		reason += " It was put back and checked."
-	} else {
-		reason += fmt.Sprintf(" It could NOT be put back; the whole otherInfo as it was is kept in journal entry %d.", entry)
-	}
-	// The halt first: a crash between the two must not let writing go on.
-	if err := state.Halt(ctx, w.DB, w.Name, reason, w.id); err != nil {
-		return database(err)
-	}
-	if err := w.close(ctx, entry, as, reason); err != nil {
-		return err
-	}
-	w.Log.Error("halted: "+reason, "bridge", w.Name, "user", user, "run", w.id)
-	return &HaltedError{Since: time.Now(), Reason: reason, Run: w.id}
+	return strings.Join(names, ", ")
 }
 
 // recover looks into writes whose outcome is not known, because a process died or lost touch on the way: it reads the
@@ -523,7 +629,7 @@ func (w *writer) recover(ctx context.Context) error {
 		group.SetLimit(max(w.Settings.Concurrency, 1))
 		for user, entries := range byUser {
 			group.Go(func() error {
-				return w.one(each, state.Claimed{UserID: user, Fence: entries[0].Fence}, &rest, func() error { return w.lookInto(each, entries) })
+				return w.one(each, state.Claimed{UserID: user, Fence: entries[0].Fence, Attempts: entries[0].Attempts}, &rest, func() error { return w.lookInto(each, entries) })
 			})
 		}
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), gatherTimeout)
@@ -542,13 +648,10 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error 
 	if err != nil {
 		return fmt.Errorf("before-image of journal entry %d: %w", oldest.Entry, err)
 	}
-	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), finish)
+	work, cancel := context.WithTimeout(w.lease, finish)
 	defer cancel()
-	now, err := w.BLN.User(work, oldest.UserID)
+	now, err := w.BLN.User(ctx, oldest.UserID)
 	gone := isStatus(err, 404)
-	if err == nil {
-		err = now.OtherInfoErr
-	}
 	if err != nil && !gone {
 		return fmt.Errorf("read a user with an unsettled write: %w", err)
 	}
@@ -563,9 +666,9 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error 
 		}
 	}
 	if !gone {
-		damage := w.damage(before, now.OtherInfo)
-		if hasMissing(damage) || len(damage) > 0 && landed >= 0 {
-			return w.restore(work, oldest.UserID, oldest.Entry, before, now.OtherInfo, damage)
+		damage := w.damage(before, now)
+		if hasMissing(damage) || len(damage) > 0 && (landed >= 0 || now.OtherInfoErr != nil) {
+			return w.restore(oldest.UserID, oldest.Entry, before, now, damage, oldest.Age > restoreWithin)
 		}
 	}
 	for i, e := range entries {
@@ -578,7 +681,7 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error 
 		}
 	}
 	if gone {
-		return database(state.MarkGone(work, w.DB, w.Name, oldest.UserID))
+		return w.markGone(work, oldest.UserID)
 	}
 	return database(state.Unclaim(work, w.DB, w.Name, oldest.UserID, oldest.Fence))
 }

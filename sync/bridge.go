@@ -160,20 +160,29 @@ type run struct {
 	planned   map[Action]int // by a plan: users that would be written or cleared
 	staged    int            // clears that wait for a person
 
-	mu   sync.Mutex
-	beat time.Time // start of the last heartbeat that succeeded
+	// lease ends when what this process has claimed may no longer be its own, and not before: neither when the run is
+	// interrupted nor when it fails. What was sent is finished under it.
+	lease context.Context
+	mu    sync.Mutex
+	beat  time.Time // start of the last heartbeat that succeeded
 }
+
+// errLease ends a run whose process could not say that it is alive: by now another may have taken over.
+var errLease = fmt.Errorf("%w has taken no sign of life for %v, so that another process may have taken over; nothing more was written",
+	errDatabase, leaseMargin)
 
 // alive says whether this process may still believe that what it has claimed is its own.
 func (r *run) alive() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return time.Since(r.beat) < leaseMargin
+	return r.lease.Err() == nil && time.Since(r.beat) < leaseMargin
 }
 
-// keepAlive beats until ctx ends. A beat that fails is tried again: while none succeeds, alive turns false and nothing is
-// written, which is what must happen when the database is away.
-func (r *run) keepAlive(ctx context.Context) {
+// keepAlive beats until ctx ends. A beat that fails is tried again, but a lease that has lapsed is lost for good: whoever
+// wakes from a long pause must not go on as if nothing had happened.
+func (r *run) keepAlive(ctx context.Context, lose context.CancelCauseFunc) {
+	lapse := time.AfterFunc(leaseMargin, func() { lose(errLease) })
+	defer lapse.Stop()
 	tick := time.NewTicker(heartbeatEvery)
 	defer tick.Stop()
 	for {
@@ -186,11 +195,16 @@ func (r *run) keepAlive(ctx context.Context) {
 		beat, cancel := context.WithTimeout(ctx, heartbeatEvery)
 		err := state.Heartbeat(beat, r.DB, r.Name, r.owner)
 		cancel()
-		if err == nil {
-			r.mu.Lock()
-			r.beat = start
-			r.mu.Unlock()
+		if err != nil {
+			continue
 		}
+		if !r.alive() || !lapse.Reset(leaseMargin-time.Since(start)) {
+			lose(errLease)
+			return
+		}
+		r.mu.Lock()
+		r.beat = start
+		r.mu.Unlock()
 	}
 }
 
@@ -212,23 +226,37 @@ func (b *Bridge) do(ctx context.Context, kind state.Kind, since *time.Time, body
 		taken, err = state.TakeRun(ctx, tx, b.Name, kind, since, r.owner, kind != state.Collect)
 		return err
 	})
-	if errors.Is(err, state.ErrStale) {
-		return failed, fmt.Errorf("%s %s of bridge %s: %w", kind, taken.Run, b.Name, ErrBusy)
-	}
 	if err != nil {
-		return failed, err
+		if errors.Is(err, state.ErrStale) {
+			err = fmt.Errorf("%s %s of bridge %s: %w", kind, taken.Run, b.Name, ErrBusy)
+		}
+		leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), heartbeatEvery)
+		defer cancel()
+		return failed, errors.Join(err, state.Leave(leave, b.DB, b.Name, r.owner))
 	}
 	r.id = taken.Run
 
+	lease, lose := context.WithCancelCause(context.WithoutCancel(ctx))
+	r.lease = lease
 	work, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(lease, func() { cancel(errLease) })
 	var background sync.WaitGroup
-	background.Go(func() { r.keepAlive(work) })
+	background.Go(func() { r.keepAlive(work, lose) })
 	err = r.checkHalt(stored)
-	if err == nil || kind == state.Plan {
+	switch {
+	case err == nil, kind == state.Plan:
 		err = body(work, r)
+	default:
+		// What a write has damaged is put back, halted or not.
+		err = errors.Join(err, r.newWriter().recover(work))
 	}
 	cancel(nil)
 	background.Wait()
+	if lease.Err() != nil && !errors.Is(err, ErrHalted) {
+		err = errLease
+	}
+	stop()
+	lose(nil)
 	return r.end(ctx, err)
 }
 
@@ -279,9 +307,11 @@ func (r *run) end(ctx context.Context, problem error) (Result, error) {
 		res.Status, text = state.Failed, problem.Error()
 	}
 	var closing error
-	if errors.Is(problem, context.Canceled) {
+	switch {
+	case errors.Is(problem, errLease): // the run may be another process's by now
+	case errors.Is(problem, context.Canceled):
 		closing = state.ReleaseRun(ctx, r.DB, r.Name, r.id)
-	} else {
+	default:
 		closing = state.EndRun(ctx, r.DB, r.Name, r.id, res.Status, res, text)
 		if problem == nil {
 			closing = errors.Join(closing, state.DropCursor(ctx, r.DB, r.Name, r.id.String()))

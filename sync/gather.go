@@ -9,7 +9,8 @@ import (
 // gather carries out many people's statements as one: what comes in while one is under way goes with the next. Each
 // caller waits until its own is done, so that what must be on disk is.
 type gather[T any] struct {
-	do func(context.Context, []T) error
+	do   func(context.Context, []T) error
+	base context.Context // what is under way ends with it
 
 	mu      sync.Mutex
 	waiting []waiter[T]
@@ -21,7 +22,7 @@ type waiter[T any] struct {
 	done  chan error
 }
 
-// gatherTimeout bounds one statement: the caller may have no deadline of its own, since what it has sent must be settled.
+// gatherTimeout bounds one statement: callers have no deadline of their own, since what they have sent must be settled.
 const gatherTimeout = 30 * time.Second
 
 // Do has value carried out, along with others, and returns what came of it.
@@ -52,7 +53,7 @@ func (g *gather[T]) run() {
 		for i, w := range batch {
 			values[i] = w.value
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), gatherTimeout)
+		ctx, cancel := context.WithTimeout(g.base, gatherTimeout)
 		err := g.do(ctx, values)
 		cancel()
 		for _, w := range batch {
