@@ -201,10 +201,13 @@ func (h home) initialize(ctx context.Context, bin binaries) (string, error) {
 		}
 		return string(password), nil
 	}
-	unfinished := h.data() + ".new" // of a process that was killed
-	if err := os.RemoveAll(unfinished); err != nil {
-		return "", fmt.Errorf("remove unfinished data: %w", err)
+	// What a process that was killed left behind. Its initdb may still be at it: so ours works under another name, and what cannot be
+	// removed now is removed by a later start.
+	leftovers, _ := filepath.Glob(h.data() + ".new-*") // the one error is a bad pattern
+	for _, dir := range leftovers {
+		_ = os.RemoveAll(dir)
 	}
+	unfinished := h.data() + ".new-" + rand.Text()
 	password := rand.Text()
 	if err := os.WriteFile(h.password(), []byte(password), 0o600); err != nil {
 		return "", fmt.Errorf("keep the password of the data folder: %w", err)

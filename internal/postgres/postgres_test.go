@@ -134,6 +134,28 @@ func TestDataSurvivesKillOfEverything(t *testing.T) {
 	}
 }
 
+func TestAKillWhileTheDataIsMadeIsNoObstacle(t *testing.T) {
+	t.Parallel()
+	dir := reachable(t)
+	other, _ := launchElsewhere(t, dir, nil)
+	for {
+		unfinished, err := filepath.Glob(filepath.Join(dir, "data.new-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(unfinished) > 0 {
+			break
+		}
+		select {
+		case <-t.Context().Done():
+			t.Fatal("initdb does not start")
+		case <-time.After(time.Millisecond):
+		}
+	}
+	other.kill(t)
+	start(t, Options{Dir: dir})
+}
+
 func TestATemporaryServerEndsWithItsParent(t *testing.T) {
 	t.Parallel()
 	other := startElsewhere(t, "-")
@@ -411,6 +433,17 @@ func startElsewhere(t *testing.T, dir string) starter {
 
 func startElsewhereAs(t *testing.T, dir string, who *syscall.Credential) starter {
 	t.Helper()
+	s, stdout := launchElsewhere(t, dir, who)
+	line, err := stdout.ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, "postgres://") {
+		t.Fatalf("the other process says %q, %v", line, err)
+	}
+	s.url = strings.TrimSpace(line)
+	return s
+}
+
+func launchElsewhere(t *testing.T, dir string, who *syscall.Credential) (starter, *bufio.Reader) {
+	t.Helper()
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -449,11 +482,7 @@ func startElsewhereAs(t *testing.T, dir string, who *syscall.Credential) starter
 		_ = stdin.Close()
 		_ = cmd.Wait() // its result is what the test made of it
 	})
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil || !strings.HasPrefix(line, "postgres://") {
-		t.Fatalf("the other process says %q, %v", line, err)
-	}
-	return starter{url: strings.TrimSpace(line), cmd: cmd}
+	return starter{cmd: cmd}, bufio.NewReader(stdout)
 }
 
 func (s starter) kill(t *testing.T) {
