@@ -134,11 +134,12 @@ func (d *demo) run(ctx context.Context, out, log io.Writer) (err error) {
 		return nil
 	}
 	fmt.Fprint(out, `
-Next:  namebridge-demo demo --stay   the same, and it stays up for namebridge status, and for
-                                     namebridge backfill once more: nothing to do
-       namebridge-demo simulate      both APIs alone, as unfriendly as you like (--help)
-       namebridge config --help      what it needs to know of your own accounts
-       namebridge plan               then: what it would do with them; nothing is written
+Next:  namebridge-demo demo --stay  the same, and it stays for what you try next:
+                                    namebridge status
+                                    namebridge backfill     again: nothing to do
+       namebridge-demo simulate     both APIs alone, as unfriendly as you like
+       namebridge config --help     what it needs to know of your own accounts
+       namebridge plan              what it would do with them, writing nothing
 `)
 	return nil
 }
@@ -146,7 +147,7 @@ Next:  namebridge-demo demo --stay   the same, and it stays up for namebridge st
 // interrupted says so where the true cause is Ctrl-C.
 func interrupted(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return errors.New("interrupted. Everything was stopped, and nothing is left behind")
+		return errors.New("interrupted: everything was stopped, nothing is left behind")
 	}
 	return err
 }
@@ -373,7 +374,7 @@ func (d *demo) examples(before, after view) {
 		fragment := ""
 		if slices.Contains(is, "namecoach") {
 			is = slices.DeleteFunc(is, func(key string) bool { return key == "namecoach" })
-			fragment = ",\n                       namecoach { " + some(notNull(after.stored[u.ID]), 3) + " }"
+			fragment = ",\n            namecoach { " + some(notNull(after.stored[u.ID]), 3) + " }"
 		}
 		fmt.Fprintf(d.out, "    before  otherInfo: %s\n    after   otherInfo: %s%s\n", some(was, 4), some(is, 4), fragment)
 	}
