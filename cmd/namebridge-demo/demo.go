@@ -134,7 +134,7 @@ func (d *demo) run(ctx context.Context, out, log io.Writer) (err error) {
 		return nil
 	}
 	fmt.Fprint(out, `
-Next:  namebridge-demo demo --stay  the same, and it stays for what you try next:
+Next:  namebridge-demo demo --stay  the same, and it stays up; then try:
                                     namebridge status
                                     namebridge backfill     again: nothing to do
        namebridge-demo simulate     both APIs alone, as unfriendly as you like
