@@ -57,7 +57,7 @@ func GetBridge(ctx context.Context, q Querier, bridge string) (Bridge, error) {
 // Halt stops every further write of the bridge. The first reason stays.
 func Halt(ctx context.Context, q Querier, bridge, reason string, run uuid.UUID) error {
 	_, err := q.Exec(ctx, `UPDATE bridges SET halted_at = now(), halt_reason = $2, halt_run = $3
-		WHERE bridge = $1 AND halted_at IS NULL`, bridge, reason, run)
+		WHERE bridge = $1 AND halted_at IS NULL`, bridge, forPeople(reason), run)
 	if err != nil {
 		return fmt.Errorf("halt bridge %s: %w", bridge, err)
 	}
@@ -70,7 +70,7 @@ func Resume(ctx context.Context, q Querier, bridge, reason string) error {
 			SELECT bridge, halted_at, halt_reason, halt_run FROM bridges WHERE bridge = $1 AND halted_at IS NOT NULL FOR UPDATE),
 		kept AS (INSERT INTO halts (bridge, halted_at, reason, run, resumed_reason)
 			SELECT bridge, halted_at, halt_reason, halt_run, $2 FROM lifted)
-		UPDATE bridges SET halted_at = NULL, halt_reason = NULL, halt_run = NULL FROM lifted WHERE bridges.bridge = lifted.bridge`, bridge, reason)
+		UPDATE bridges SET halted_at = NULL, halt_reason = NULL, halt_run = NULL FROM lifted WHERE bridges.bridge = lifted.bridge`, bridge, forPeople(reason))
 	if err != nil {
 		return fmt.Errorf("resume bridge %s: %w", bridge, err)
 	}

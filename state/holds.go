@@ -35,7 +35,7 @@ func StoreHolds(ctx context.Context, q Querier, bridge, kind string, holds []Hol
 		if err != nil {
 			return fmt.Errorf("store holds: %w", err)
 		}
-		subjects[i], reasons[i], details[i], users[i], contents[i] = h.Subject, h.Reason, h.Detail, string(raw), h.Content
+		subjects[i], reasons[i], details[i], users[i], contents[i] = h.Subject, h.Reason, forPeople(h.Detail), string(raw), h.Content
 	}
 	if n > 0 {
 		if _, err := q.Exec(ctx, `INSERT INTO holds (bridge, kind, subject, reason, detail, users, content)

@@ -94,7 +94,7 @@ func EndRun(ctx context.Context, q Querier, bridge string, run uuid.UUID, status
 		return fmt.Errorf("end run %s: %w", run, err)
 	}
 	tag, err := q.Exec(ctx, `UPDATE runs SET status = $3, ended_at = now(), counts = $4, error = nullif($5, ''), owner = NULL
-		WHERE bridge = $1 AND run = $2`, bridge, run, status, raw, problem)
+		WHERE bridge = $1 AND run = $2`, bridge, run, status, raw, forPeople(problem))
 	return exactlyOne(tag, err, "end run %s", run)
 }
 

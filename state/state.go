@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -57,6 +58,12 @@ func InTx(ctx context.Context, pool *pgxpool.Pool, do func(pgx.Tx) error) error 
 		}
 		return err
 	}
+}
+
+// forPeople makes text that nobody but people reads storable: it may quote what Postgres refuses, and what it reports must
+// not be lost for that.
+func forPeople(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // exactlyOne turns a compare-and-set that changed nothing into ErrStale.
