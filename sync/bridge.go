@@ -155,6 +155,7 @@ type run struct {
 	kind    state.Kind
 	owner   uuid.UUID
 	started time.Time
+	began   time.Time // by the database's clock, also where another process began it
 
 	collected int            // rows read so far
 	planned   map[Action]int // by a plan: users that would be written or cleared
@@ -234,7 +235,7 @@ func (b *Bridge) do(ctx context.Context, kind state.Kind, since *time.Time, body
 		defer cancel()
 		return failed, errors.Join(err, state.Leave(leave, b.DB, b.Name, r.owner))
 	}
-	r.id = taken.Run
+	r.id, r.began = taken.Run, taken.StartedAt
 
 	lease, lose := context.WithCancelCause(context.WithoutCancel(ctx))
 	r.lease = lease

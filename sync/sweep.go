@@ -31,13 +31,19 @@ func (e *ListingError) Error() string {
 	return fmt.Sprintf("BLN's list of users stopped making sense after %d users (%s); nobody is linked by a list that may have gaps", e.Rows, e.Reason)
 }
 
+// listingServes is how old a complete listing may be for an interrupted run that made it to go on without another.
+const listingServes = time.Hour
+
 // list goes through the whole directory, page by page. The place is stored with every page.
 func (r *run) list(ctx context.Context) error {
-	listing, err := state.TakeListing(ctx, r.DB, r.Name, listingMaxAge)
+	stored, err := state.GetBridge(ctx, r.DB, r.Name)
 	if err != nil {
 		return err
 	}
-	stored, err := state.GetBridge(ctx, r.DB, r.Name)
+	if at := stored.DirectoryListedAt; at != nil && !at.Before(r.began) && time.Since(*at) < listingServes {
+		return nil
+	}
+	listing, err := state.TakeListing(ctx, r.DB, r.Name, listingMaxAge)
 	if err != nil {
 		return err
 	}
