@@ -3,7 +3,6 @@ package state
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -25,15 +24,18 @@ type Listing struct {
 
 const listingColumns = `sweep, after, after_id, last_created, rows, started_at, completed_at, refused_at`
 
-// TakeListing gives the unfinished listing, or begins a new one where there is none younger than maxAge.
+// TakeListing gives the unfinished listing, or begins a new one where there is none younger than maxAge. Processes that
+// begin at once begin the same.
 func TakeListing(ctx context.Context, q Querier, bridge string, maxAge time.Duration) (Listing, error) {
-	l, err := one[Listing](q.Query(ctx, `SELECT `+listingColumns+` FROM listings
-		WHERE bridge = $1 AND completed_at IS NULL AND refused_at IS NULL AND started_at > now() - $2::interval
-		ORDER BY sweep DESC LIMIT 1`, bridge, maxAge))
-	if errors.Is(err, ErrNotFound) {
-		l, err = one[Listing](q.Query(ctx, `INSERT INTO listings (bridge, sweep)
-			SELECT $1, coalesce(max(sweep), 0) + 1 FROM listings WHERE bridge = $1 RETURNING `+listingColumns, bridge))
+	const young = `completed_at IS NULL AND refused_at IS NULL AND started_at > now() - $2::interval`
+	_, err := q.Exec(ctx, `INSERT INTO listings (bridge, sweep)
+		SELECT $1, coalesce(max(sweep), 0) + 1 FROM listings WHERE bridge = $1 HAVING bool_or(`+young+`) IS NOT TRUE
+		ON CONFLICT DO NOTHING`, bridge, maxAge)
+	if err != nil {
+		return Listing{}, fmt.Errorf("begin listing the directory: %w", err)
 	}
+	l, err := one[Listing](q.Query(ctx, `SELECT `+listingColumns+` FROM listings WHERE bridge = $1 AND `+young+`
+		ORDER BY sweep DESC LIMIT 1`, bridge, maxAge))
 	if err != nil {
 		return l, fmt.Errorf("begin listing the directory: %w", err)
 	}
@@ -96,7 +98,7 @@ type DirectoryUser struct {
 }
 
 // StoreDirectory stores users as a list answer showed them, and returns how many the sweep had not seen yet. A user
-// seen again is no longer gone; a user whose keys or fragment differ is to be decided on anew.
+// seen again is no longer gone.
 func StoreDirectory(ctx context.Context, q Querier, bridge string, sweep int64, users []DirectoryUser) (fresh int64, err error) {
 	n := len(users)
 	ids, names, emails, externals := make([]int64, n), make([]string, n), make([]string, n), make([]string, n)
