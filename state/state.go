@@ -66,6 +66,15 @@ func forPeople(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
+// Analyze has Postgres look at the tables that a run has just filled: plans made for empty tables are slow on full ones,
+// and autovacuum may come only when the run is over.
+func Analyze(ctx context.Context, q Querier) error {
+	if _, err := q.Exec(ctx, `ANALYZE participants, directory_users, links, holds`); err != nil {
+		return fmt.Errorf("analyze: %w", err)
+	}
+	return nil
+}
+
 // exactlyOne turns a compare-and-set that changed nothing into ErrStale.
 func exactlyOne(tag pgconn.CommandTag, err error, what string, args ...any) error {
 	if err != nil {

@@ -116,7 +116,10 @@ func (r *run) endListing(ctx context.Context, l state.Listing) error {
 			state.RefuseListing(ctx, r.DB, r.Name, l))
 	}
 	// Everything that links depend on changes with this commit: a crash before it lists the last page again.
-	return state.InTx(ctx, r.DB, func(tx pgx.Tx) error { return state.CompleteListing(ctx, tx, r.Name, l) })
+	if err := state.InTx(ctx, r.DB, func(tx pgx.Tx) error { return state.CompleteListing(ctx, tx, r.Name, l) }); err != nil {
+		return err
+	}
+	return state.Analyze(ctx, r.DB)
 }
 
 // createdBefore compares two raw times of rows; what cannot be read proves nothing.
