@@ -1,0 +1,245 @@
+-- The whole schema, to be read: what all migrations come to. Written by go test ./migrations -update.
+
+CREATE TABLE bridges (
+    bridge text NOT NULL,
+    organization_id bigint NOT NULL,
+    halted_at timestamp with time zone,
+    halt_reason text,
+    halt_run uuid,
+    rows_carry_fragment boolean,
+    directory_sweep bigint DEFAULT 0 NOT NULL,
+    directory_listed_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    PRIMARY KEY (bridge)
+);
+COMMENT ON TABLE bridges IS 'One NameCoach account joined to one BLN organization.';
+COMMENT ON COLUMN bridges.organization_id IS 'The organization this state belongs to: a bridge that is pointed at another one must not use it.';
+COMMENT ON COLUMN bridges.halted_at IS 'Set when a foreign key was lost on a write. While it is set no write is made.';
+COMMENT ON COLUMN bridges.rows_carry_fragment IS 'Whether list rows of this organization show our fragment; null until a written user was seen in a list answer.';
+COMMENT ON COLUMN bridges.directory_sweep IS 'Number of the last complete listing of the directory; 0: never complete, nobody may be linked.';
+
+CREATE TABLE cursors (
+    bridge text NOT NULL,
+    stream text NOT NULL,
+    since timestamp with time zone NOT NULL,
+    until timestamp with time zone NOT NULL,
+    walk jsonb,
+    moved_at timestamp with time zone DEFAULT now() NOT NULL,
+    PRIMARY KEY (bridge, stream),
+    FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
+);
+COMMENT ON TABLE cursors IS 'Stream "participants": everything NameCoach changed from since until until is stored. Any other stream is the walk of one run.';
+COMMENT ON COLUMN cursors.walk IS 'Which window comes next and how wide it is; null for stream participants.';
+
+CREATE TABLE directory_users (
+    bridge text NOT NULL,
+    user_id bigint NOT NULL,
+    username text NOT NULL,
+    email text NOT NULL,
+    external_id text NOT NULL,
+    other_emails text[] DEFAULT '{}'::text[] NOT NULL,
+    sweep bigint NOT NULL,
+    gone_at timestamp with time zone,
+    listed_fragment bytea,
+    listed_content bytea,
+    decide_due boolean DEFAULT false NOT NULL,
+    action text,
+    wanted jsonb,
+    wanted_digest bytea,
+    wanted_source bytea,
+    wanted_version bigint DEFAULT 0 NOT NULL,
+    applied_digest bytea,
+    applied_source bytea,
+    applied_version bigint DEFAULT 0 NOT NULL,
+    applied_at timestamp with time zone,
+    claim_owner uuid,
+    fence bigint DEFAULT 0 NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    retry_at timestamp with time zone,
+    last_error text,
+    PRIMARY KEY (bridge, user_id),
+    FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
+) WITH (fillfactor=80);
+CREATE INDEX directory_users_concerned ON directory_users USING btree (bridge, user_id) WHERE (decide_due OR (wanted_version > 0) OR (applied_digest IS NOT NULL));
+CREATE INDEX directory_users_due ON directory_users USING btree (bridge, user_id) WHERE decide_due;
+CREATE INDEX directory_users_email ON directory_users USING btree (bridge, email) WHERE ((email <> ''::text) AND (gone_at IS NULL));
+CREATE INDEX directory_users_external_id ON directory_users USING btree (bridge, external_id) WHERE ((external_id <> ''::text) AND (gone_at IS NULL));
+CREATE INDEX directory_users_other_emails ON directory_users USING gin (other_emails) WHERE ((other_emails <> '{}'::text[]) AND (gone_at IS NULL));
+CREATE INDEX directory_users_pending ON directory_users USING btree (bridge, user_id) WHERE (wanted_version > applied_version);
+COMMENT ON TABLE directory_users IS 'Members of the BLN organization: the keys we match by, the fragment last seen, what should be there and what is.';
+COMMENT ON COLUMN directory_users.listed_fragment IS 'Digest of what the last list row showed under our keys; null: nothing.';
+COMMENT ON COLUMN directory_users.listed_content IS 'Digest of the last list row''s otherInfo, to notice that an unwritable user was changed.';
+COMMENT ON COLUMN directory_users.action IS 'write or clear: what brings applied to wanted.';
+COMMENT ON COLUMN directory_users.wanted_version IS 'Pending is a fact: wanted_version > applied_version.';
+COMMENT ON COLUMN directory_users.fence IS 'Goes up with every claim; statements of an older claim change nothing.';
+
+CREATE TABLE halts (
+    bridge text NOT NULL,
+    halted_at timestamp with time zone NOT NULL,
+    reason text,
+    run uuid,
+    resumed_at timestamp with time zone DEFAULT now() NOT NULL,
+    resumed_reason text NOT NULL,
+    PRIMARY KEY (bridge, halted_at),
+    FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
+);
+COMMENT ON TABLE halts IS 'Halts that a person has lifted, and why.';
+
+CREATE TABLE holds (
+    bridge text NOT NULL,
+    kind text NOT NULL,
+    subject text NOT NULL,
+    reason text NOT NULL,
+    detail text NOT NULL,
+    users bigint[] DEFAULT '{}'::bigint[] NOT NULL,
+    content bytea,
+    since timestamp with time zone DEFAULT now() NOT NULL,
+    checked_at timestamp with time zone DEFAULT now() NOT NULL,
+    PRIMARY KEY (bridge, kind, subject),
+    FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
+);
+CREATE INDEX holds_reason ON holds USING btree (bridge, reason);
+COMMENT ON TABLE holds IS 'People that are not written, and why. Kind person: a NameCoach person; kind user: a directory user.';
+COMMENT ON COLUMN holds.content IS 'The user''s listed_content when it was found unwritable.';
+
+CREATE TABLE journal (
+    bridge text NOT NULL,
+    entry bigint GENERATED ALWAYS AS IDENTITY NOT NULL,
+    run uuid NOT NULL,
+    user_id bigint NOT NULL,
+    fence bigint NOT NULL,
+    action text NOT NULL,
+    state text NOT NULL,
+    before bytea,
+    before_fragment bytea,
+    after_fragment bytea,
+    note text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone,
+    PRIMARY KEY (bridge, entry),
+    FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
+);
+CREATE INDEX journal_open ON journal USING btree (bridge, user_id) WHERE (state = 'sending'::text);
+CREATE INDEX journal_run ON journal USING btree (bridge, run);
+CREATE INDEX journal_user ON journal USING btree (bridge, user_id, entry);
+COMMENT ON TABLE journal IS 'Every write. State sending: the before-image is on disk, the outcome is not known yet.';
+COMMENT ON COLUMN journal.before IS 'The whole otherInfo as it was read, byte for byte; null once the write is settled and nothing needs to be put back.';
+
+CREATE TABLE links (
+    bridge text NOT NULL,
+    person text NOT NULL,
+    user_id bigint NOT NULL,
+    rule text NOT NULL,
+    reason text,
+    linked_at timestamp with time zone DEFAULT now() NOT NULL,
+    PRIMARY KEY (bridge, person),
+    FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
+);
+CREATE INDEX links_user ON links USING btree (bridge, user_id);
+COMMENT ON TABLE links IS 'The decision that a person''s participants belong to a directory user. Rule hand stays until a person releases it.';
+
+CREATE TABLE listings (
+    bridge text NOT NULL,
+    sweep bigint NOT NULL,
+    after text DEFAULT ''::text NOT NULL,
+    after_id bigint DEFAULT 0 NOT NULL,
+    last_created text DEFAULT ''::text NOT NULL,
+    rows bigint DEFAULT 0 NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    completed_at timestamp with time zone,
+    refused_at timestamp with time zone,
+    PRIMARY KEY (bridge, sweep),
+    FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
+);
+COMMENT ON TABLE listings IS 'One pass through the BLN directory, page by page.';
+COMMENT ON COLUMN listings.refused_at IS 'It came to its end, but showed too few users to be believed.';
+
+CREATE TABLE participants (
+    bridge text NOT NULL,
+    participant bytea NOT NULL,
+    person text NOT NULL,
+    email text NOT NULL,
+    institution_id text NOT NULL,
+    event_access_code text NOT NULL,
+    event_title text NOT NULL,
+    first_name text NOT NULL,
+    last_name text NOT NULL,
+    name_badge_link text NOT NULL,
+    recording_link text NOT NULL,
+    recording_id text NOT NULL,
+    recording_date text NOT NULL,
+    attributes jsonb,
+    content bytea NOT NULL,
+    changed_at timestamp with time zone DEFAULT now() NOT NULL,
+    link_due boolean DEFAULT true NOT NULL,
+    PRIMARY KEY (bridge, participant),
+    FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
+);
+CREATE INDEX participants_due ON participants USING btree (bridge, person) WHERE link_due;
+CREATE INDEX participants_person ON participants USING btree (bridge, person);
+COMMENT ON TABLE participants IS 'NameCoach rows: one person in one event. Empty text: NameCoach has nothing.';
+COMMENT ON COLUMN participants.participant IS 'Digest of event, folded address, institution id and badge link: NameCoach rows have no id.';
+COMMENT ON COLUMN participants.person IS 'email:ADDRESS (case-folded), else id:INSTITUTION_ID, else row:DIGEST.';
+COMMENT ON COLUMN participants.content IS 'Digest of what may reach BLN or a link, volatile URL queries left out.';
+COMMENT ON COLUMN participants.link_due IS 'New or changed since its person was last linked.';
+
+CREATE TABLE plan_steps (
+    bridge text NOT NULL,
+    run uuid NOT NULL,
+    user_id bigint NOT NULL,
+    action text NOT NULL,
+    wanted jsonb,
+    digest bytea,
+    PRIMARY KEY (bridge, run, user_id),
+    FOREIGN KEY (bridge, run) REFERENCES runs(bridge, run) ON DELETE CASCADE
+);
+COMMENT ON TABLE plan_steps IS 'What a plan would do, and clears that the guard has staged.';
+
+CREATE TABLE runs (
+    bridge text NOT NULL,
+    run uuid NOT NULL,
+    kind text NOT NULL,
+    status text NOT NULL,
+    since timestamp with time zone,
+    owner uuid,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    ended_at timestamp with time zone,
+    counts jsonb,
+    error text,
+    PRIMARY KEY (bridge, run),
+    FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
+);
+CREATE INDEX runs_recent ON runs USING btree (bridge, kind, started_at DESC);
+COMMENT ON TABLE runs IS 'Every collect, sweep, census, backfill, plan or revert with its counts. Status running without a live owner: interrupted.';
+
+CREATE UNLOGGED TABLE staged_participants (
+    bridge text NOT NULL,
+    participant bytea NOT NULL,
+    person text NOT NULL,
+    email text NOT NULL,
+    institution_id text NOT NULL,
+    event_access_code text NOT NULL,
+    event_title text NOT NULL,
+    first_name text NOT NULL,
+    last_name text NOT NULL,
+    name_badge_link text NOT NULL,
+    recording_link text NOT NULL,
+    recording_id text NOT NULL,
+    recording_date text NOT NULL,
+    attributes jsonb,
+    content bytea NOT NULL,
+    reading uuid NOT NULL,
+    staged_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE INDEX staged_participants_reading ON staged_participants USING btree (bridge, reading);
+COMMENT ON TABLE staged_participants IS 'Rows of a window while its pages are read. They count only when the window is whole.';
+
+CREATE TABLE workers (
+    bridge text NOT NULL,
+    owner uuid NOT NULL,
+    host text NOT NULL,
+    heartbeat_at timestamp with time zone NOT NULL,
+    PRIMARY KEY (bridge, owner),
+    FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
+);
+COMMENT ON TABLE workers IS 'Live processes. A claim whose owner has no fresh heartbeat may be taken over.';
