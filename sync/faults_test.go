@@ -1,0 +1,348 @@
+package sync_test
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"namebridge/bln"
+	"namebridge/internal/simulator"
+	"namebridge/state"
+	bridgesync "namebridge/sync"
+)
+
+// A server that fails every tenth request in one way or another, its writes half carried out, ends in the truth all the same.
+func TestFaultsOfBothServersEndInTheTruth(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		faults simulator.Faults
+		retry  simulator.RetryAfter
+		users  int // 0 = 60
+	}{
+		"5xx":                    {faults: simulator.Faults{P5xx: .1}},
+		"429":                    {faults: simulator.Faults{P429: .1}, retry: simulator.RetryAfterSeconds, users: 20},
+		"resets":                 {faults: simulator.Faults{PReset: .1}},
+		"truncated bodies":       {faults: simulator.Faults{PTruncate: .1}},
+		"slow bodies":            {faults: simulator.Faults{PSlow: .1, Slow: 20 * time.Millisecond}},
+		"writes without answer":  {faults: simulator.Faults{PAppliedThenTimeout: .2}},
+		"everything, stale rows": {faults: simulator.Faults{P5xx: .03, P429: .01, PReset: .03, PTruncate: .03, PSlow: .03, Slow: time.Millisecond, PAppliedThenTimeout: .1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{Seed: 11, Users: cmp.Or(c.users, 60), Faults: c.faults, RetryAfter: c.retry,
+				PutAnswer: map[bool]simulator.PutAnswer{true: simulator.StaleListRow}[strings.HasSuffix(name, "stale rows")]})
+			foreign := w.ForeignDigests("namecoach")
+			truth := w.Truth().Totals
+
+			var res bridgesync.Result
+			var err error
+			for range 3 {
+				if res, err = w.bridge(t).Backfill(t.Context(), time.Time{}); err == nil && res.Failed == 0 {
+					break
+				}
+				t.Logf("once more after %+v, %v", res, err)
+			}
+			if err != nil || res.Status != state.Done || res.Failed != 0 {
+				t.Fatalf("%+v, %v", res, err)
+			}
+			for _, m := range w.Mismatches(5) {
+				t.Error(m)
+			}
+			w.foreignKept(t, foreign)
+			w.settledJournal(t)
+			if res.Participants != truth.Participants || res.Users != truth.Users || res.Linked != truth.Linked {
+				t.Errorf("counted %+v, the truth is %+v", res, truth)
+			}
+			counts := w.Counts()
+			if n := counts["bln users.put"]; n > truth.Written*2 {
+				t.Errorf("%d PUTs for %d users", n, truth.Written)
+			}
+			if n := counts["bln users.get"]; n > truth.Written*4+50 {
+				t.Errorf("%d GETs for %d users", n, truth.Written)
+			}
+		})
+	}
+}
+
+// Rule 9 and trap 28: a token may end at any time. It is renewed once, and what was refused is sent again.
+func TestATokenThatEndsInTheMiddleIsRenewedOnce(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{"bln users.list", "bln users.get", "bln users.put"} {
+		t.Run(at, func(t *testing.T) {
+			t.Parallel()
+			var once sync.Once
+			w := start(t, simulator.Options{OnRequest: func(s *simulator.Simulator, endpoint string, n int) {
+				if endpoint == at && n >= 2 {
+					once.Do(s.RevokeTokens)
+				}
+			}})
+			w.crowd(20)
+			foreign := w.ForeignDigests("namecoach")
+			if res := w.finishes(t, w.bridge(t), foreign); res.Written != 20 {
+				t.Errorf("%d written", res.Written)
+			}
+			if n := w.Counts()["bln auth.login"]; n != 2 {
+				t.Errorf("%d sign-ins, want two", n)
+			}
+		})
+	}
+}
+
+// An account is locked by asking again and again: one refused sign-in ends the run.
+func TestAWrongPasswordEndsTheRunAfterOneSignIn(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	w.crowd(5)
+	b := w.bridge(t)
+	c, err := bln.New(bln.Options{BaseURL: w.BLNURL(), OrganizationID: w.OrganizationID(), Username: w.Username(), Password: "not-the-password", PerSecond: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.BLN = c
+	for name, do := range map[string]func() (bridgesync.Result, error){
+		"backfill": func() (bridgesync.Result, error) { return b.Backfill(t.Context(), time.Time{}) },
+		"plan":     func() (bridgesync.Result, error) { return b.Plan(t.Context()) },
+	} {
+		res, err := do()
+		var refused *bln.SignInError
+		if !errors.As(err, &refused) || res.Status != state.Failed {
+			t.Errorf("%s: %+v, %v; want that the sign-in was refused", name, res, err)
+		}
+		if err != nil && (strings.Contains(err.Error(), "not-the-password") || strings.Contains(err.Error(), w.Username())) {
+			t.Errorf("the error shows credentials: %v", err)
+		}
+	}
+	if n := w.Counts()["bln auth.login"]; n != 1 {
+		t.Errorf("%d sign-ins", n)
+	}
+}
+
+// Trap 44.
+func TestARoleThatMayNotWriteIsSaidSoBeforeAnyWrite(t *testing.T) {
+	t.Parallel()
+	for _, role := range []string{simulator.RoleAuditor, simulator.RoleNetworkAdmin, simulator.RoleMember} {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{Role: role})
+			w.crowd(5)
+			w.AddUser(simulator.NewUser{Username: w.Username(), Role: role})
+			_, err := w.bridge(t).Backfill(t.Context(), time.Time{})
+			var denied *bridgesync.PermissionError
+			if !errors.As(err, &denied) {
+				t.Errorf("%v, want that the role may not do this", err)
+			}
+			if n := w.Counts()["bln users.put"]; n > 0 {
+				t.Errorf("%d PUTs", n)
+			}
+			w.settledJournal(t)
+		})
+	}
+}
+
+// Where nothing says who signs in, refused writes do; a refusal or two may be about these users alone.
+func TestARunEndsWhereEveryWriteIsForbidden(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{Role: simulator.RoleAuditor})
+	w.settings.Username = ""
+	w.crowd(40)
+	res, err := w.bridge(t).Backfill(t.Context(), time.Time{})
+	var denied *bridgesync.PermissionError
+	if !errors.As(err, &denied) || res.Status != state.Failed {
+		t.Errorf("%+v, %v; want that writing is not permitted", res, err)
+	}
+	if n := w.Counts()["bln users.put"]; n > 3+inFlight {
+		t.Errorf("%d PUTs", n)
+	}
+	w.settledJournal(t)
+}
+
+func TestRightsThatEndInTheMiddleEndTheRunAndNothingIsLost(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{OnRequest: func(s *simulator.Simulator, endpoint string, n int) {
+		if endpoint == "bln users.put" && n == 20 {
+			s.Change(func(o *simulator.Options) { o.Role = simulator.RoleAuditor })
+		}
+	}})
+	w.crowd(80)
+	foreign := w.ForeignDigests("namecoach")
+	res, err := w.bridge(t).Backfill(t.Context(), time.Time{})
+	if err == nil || res.Status != state.Failed || !strings.Contains(err.Error(), "403") {
+		t.Errorf("%+v, %v; want a failure that says 403", res, err)
+	}
+	if n := w.Counts()["bln users.put"]; n >= 80 {
+		t.Errorf("%d PUTs: went on to the end", n)
+	}
+	w.settledJournal(t)
+	w.Change(func(o *simulator.Options) { o.Role, o.OnRequest = simulator.RoleAdmin, nil })
+	w.finishes(t, w.bridge(t), foreign)
+}
+
+// Traps 32 and 45: accounts are merged and removed while a run goes on.
+func TestAUserWhoIsGoneEndsNothingAndItsPersonIsLookedAtAgain(t *testing.T) {
+	t.Parallel()
+	for name, onPut := range map[string]bool{"at reading": false, "at writing": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{})
+			w.crowd(12)
+			const gone = 5
+			f := w.front(t)
+			vanish := func(_ int, p string) {
+				if path.Base(p) == strconv.Itoa(gone) {
+					w.RemoveUser(gone)
+				}
+			}
+			if onPut {
+				f.before = vanish
+			} else {
+				w.Change(func(o *simulator.Options) { o.NotFoundUsers = map[int64]bool{gone: true} })
+			}
+			res, err := w.process(t, f.url, w.db, nil).Backfill(t.Context(), time.Time{})
+			if err != nil || res.Status != state.Done || res.Failed != 0 || res.Written != 11 {
+				t.Fatalf("%+v, %v; want the other eleven written", res, err)
+			}
+			if res.Held.Unmatched != 1 || res.Linked != 11 {
+				t.Errorf("%+v, want the person of the user who is gone as unmatched", res)
+			}
+			w.settledJournal(t)
+
+			// The account that survived has the address.
+			f.before = nil
+			w.RemoveUser(gone)
+			survivor := w.AddUser(simulator.NewUser{Username: fmt.Sprintf("u%d@school.example", gone-1)})
+			for _, p := range w.Participants() {
+				if p.For == 0 {
+					w.UpdateParticipant(p.ID, func(p *simulator.Participant) { p.For = survivor })
+				}
+			}
+			foreign := w.ForeignDigests("namecoach")
+			if res := w.finishes(t, w.process(t, f.url, w.db, nil), foreign); res.Written != 1 || res.Held.Unmatched != 0 {
+				t.Errorf("%+v, want the survivor written", res)
+			}
+		})
+	}
+}
+
+// Trap 53: there is no version. What is guaranteed to others who edit the same user meanwhile is this.
+func TestWhatOthersEditAroundAWrite(t *testing.T) {
+	t.Parallel()
+	const ours = 1
+	at := func(p string) bool { return path.Base(p) == strconv.Itoa(ours) }
+	for name, c := range map[string]struct {
+		put     simulator.PutSemantics
+		answer  simulator.PutAnswer
+		when    string // read: between our reading and our writing; written: between our writing and the answer
+		edit    [2]string
+		halts   bool
+		becomes string
+	}{
+		"after the write, what is added stays":                              {answer: simulator.Short, when: "written", edit: [2]string{"nickname", `"Ace"`}, becomes: `"nickname":"Ace"`},
+		"after the write, a change that is verified is taken for damage":    {answer: simulator.Short, when: "written", edit: [2]string{"Cohort", `"2025"`}, halts: true, becomes: `"Cohort":"2024"`},
+		"after the write, a removal that is verified is taken for damage":   {answer: simulator.Short, when: "written", edit: [2]string{"Cohort", ""}, halts: true, becomes: `"Cohort":"2024"`},
+		"after the write, a full answer does not see it and it stays":       {answer: simulator.Full, when: "written", edit: [2]string{"Cohort", `"2025"`}, becomes: `"Cohort":"2025"`},
+		"before the write, a server that replaces forgets it":               {when: "read", edit: [2]string{"Cohort", `"2025"`}, becomes: `"Cohort":"2024"`},
+		"before the write, a server that merges keeps what is added":        {put: simulator.ShallowMerge, when: "read", edit: [2]string{"nickname", `"Ace"`}, becomes: `"nickname":"Ace"`},
+		"before the write, a change on a merging server is taken as damage": {put: simulator.ShallowMerge, when: "read", edit: [2]string{"Cohort", `"2025"`}, halts: true, becomes: `"Cohort":"2024"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{Put: c.put, PutAnswer: c.answer})
+			w.settings.MergingServer = c.put != simulator.Replace
+			w.addSpeaker(`{"jobTitle":"Welder","Cohort":"2024"}`)
+			f := w.front(t)
+			var once sync.Once
+			edit := func(p string) {
+				if at(p) {
+					once.Do(func() {
+						if err := w.EditOtherInfo(ours, c.edit[0], c.edit[1]); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+			}
+			if c.when == "read" {
+				f.afterGet = edit
+			} else {
+				f.after = func(_ int, p string) { edit(p) }
+			}
+			res, err := w.process(t, f.url, w.db, nil).Backfill(t.Context(), time.Time{})
+			if halted := errors.Is(err, bridgesync.ErrHalted); halted != c.halts || err != nil && !halted {
+				t.Errorf("%+v, %v", res, err)
+			}
+			if got := w.UserOtherInfo(ours); !strings.Contains(got, c.becomes) || !strings.Contains(got, `"jobTitle":"Welder"`) {
+				t.Errorf("stored is %s, want %s in it", got, c.becomes)
+			}
+			w.settledJournal(t)
+		})
+	}
+}
+
+// What a write long ago has done cannot be told from what people have done since: nothing of theirs is overwritten.
+func TestAWriteThatNobodyLookedIntoForLongIsNotUndone(t *testing.T) {
+	t.Parallel()
+	for name, age := range map[string]time.Duration{"a moment ago": time.Minute, "yesterday": 24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{})
+			user := w.addSpeaker(`{"jobTitle":"Welder","Cohort":"2024"}`)
+			// A process has died between writing and looking, and then Cohort was changed.
+			f := w.front(t)
+			cable, db := w.cable(t)
+			f.after = func(int, string) { cable.cut() }
+			if _, err := w.process(t, f.url, db, nil).Backfill(t.Context(), time.Time{}); err == nil {
+				t.Fatal("the process did not die")
+			}
+			w.expire(t)
+			if err := w.EditOtherInfo(user, "Cohort", `"2025"`); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.db.Exec(t.Context(), `UPDATE journal SET created_at = now() - $1::interval`, age); err != nil {
+				t.Fatal(err)
+			}
+			res, err := w.bridge(t).Backfill(t.Context(), time.Time{})
+			w.halted(t, res, err)
+			entry := w.entries(t)[0]
+			if old := age > time.Hour; old && (!strings.Contains(w.UserOtherInfo(user), `"Cohort":"2025"`) || entry.State != state.Damaged || entry.Before == nil) ||
+				!old && (!strings.Contains(w.UserOtherInfo(user), `"Cohort":"2024"`) || entry.State != state.Restored) {
+				t.Errorf("entry is %s, stored is %s", entry.State, w.UserOtherInfo(user))
+			}
+		})
+	}
+}
+
+// A person who is damaged when the process dies is put back by the next, though the bridge is halted by then.
+func TestAHaltedBridgeStillPutsBackWhatWasDamaged(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{PutAnswer: simulator.Short, DropForeignKeyOnPut: simulator.Tamper{At: 1}})
+	w.addSpeaker(`{"jobTitle":"Welder","Cohort":"2024"}`)
+	foreign := w.ForeignDigests("namecoach")
+	f := w.front(t)
+	cable, db := w.cable(t)
+	f.after = func(int, string) { cable.cut() }
+	// The reading that follows the write fails as well: all that is left is the open entry.
+	f.afterGet = func(string) {
+		if f.n > 0 {
+			w.Change(func(o *simulator.Options) { o.Role = simulator.RoleMember })
+		}
+	}
+	if _, err := w.process(t, f.url, db, nil).Backfill(t.Context(), time.Time{}); err == nil {
+		t.Fatal("the process did not die")
+	}
+	w.expire(t)
+	w.Change(func(o *simulator.Options) { o.Role = simulator.RoleAdmin })
+	if err := state.Halt(t.Context(), w.db, "default", "by another process", [16]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	res, err := w.bridge(t).Backfill(t.Context(), time.Time{})
+	w.halted(t, res, err)
+	w.foreignKept(t, foreign)
+	if states := w.settledJournal(t); states[state.Restored] != 1 {
+		t.Errorf("journal %v", states)
+	}
+}
