@@ -66,8 +66,10 @@ func (w *world) front(t *testing.T) *front {
 			if f.before != nil {
 				f.before(n, r.URL.Path)
 			}
-			// Carried out whole, whatever becomes of the client.
-			r = r.WithContext(context.WithValue(context.WithoutCancel(r.Context()), f, n))
+			// Carried out whole, whatever becomes of the client; a context that can end keeps the proxy from asking about it.
+			ctx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(r.Context()), f, n))
+			defer cancel()
+			r = r.WithContext(ctx)
 		}
 		proxy.ServeHTTP(rw, r)
 	}))
