@@ -50,3 +50,31 @@ func TestMoreClearsAreNeverLetThroughWhereFewerAreStaged(t *testing.T) {
 		}
 	})
 }
+
+// A directory that shrinks suddenly is an incomplete one, unless it does so twice.
+func TestAListingThatShowsTooFewIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		listed, known, refused int64
+		believed               bool
+		why                    string
+	}{
+		{0, 0, 0, true, "an empty organization"},
+		{1000, 0, 0, true, "the first listing"},
+		{1200, 1000, 0, true, "a directory that grew"},
+		{0, 20, 0, true, "as few as are always believed to be gone"},
+		{0, 21, 0, false, "everybody is gone"},
+		{900, 1000, 0, true, "exactly a tenth"},
+		{899, 1000, 0, false, "more than a tenth"},
+		{79, 100, 0, false, "more than a tenth, and more than 20"},
+		{80, 100, 0, true, "more than a tenth, and 20"},
+		{500, 1000, 500, true, "the same once more"},
+		{500, 1000, 490, true, "nearly the same once more"},
+		{500, 1000, 489, false, "another number: it is not settled"},
+		{0, 1000, 0, false, "an empty listing is not confirmed by none"},
+	} {
+		if got := BelieveListing(c.listed, c.known, c.refused); got != c.believed {
+			t.Errorf("%d listed of %d known, %d refused: believed %t, want %t (%s)", c.listed, c.known, c.refused, got, c.believed, c.why)
+		}
+	}
+}
