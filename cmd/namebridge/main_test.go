@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -388,22 +389,25 @@ func TestAFailedRunSaysWhyAndStillPrintsItsObject(t *testing.T) {
 	t.Parallel()
 	gone := httptest.NewServer(nil)
 	gone.Close()
+	stranger := httptest.NewTLSServer(nil) // its certificate is signed by nobody we know
+	stranger.Config.ErrorLog = log.New(io.Discard, "", 0)
+	t.Cleanup(stranger.Close)
 	for name, test := range map[string]struct {
 		options simulator.Options
 		env     map[string]string
 		code    int
 		tells   []string
 	}{
-		"wrong token":        {env: map[string]string{"NAMECOACH_TOKEN": "wrong"}, code: 2, tells: []string{"NAMECOACH_TOKEN"}},
-		"wrong password":     {env: map[string]string{"BLN_PASSWORD": "wrong-password"}, code: 2, tells: []string{"BLN_PASSWORD", "BLN_USERNAME"}},
-		"wrong access token": {env: map[string]string{"BLN_ACCESS_TOKEN": "wrong", "BLN_USERNAME": "", "BLN_PASSWORD": ""}, code: 2, tells: []string{"BLN_ACCESS_TOKEN"}},
-		"wrong organization": {env: map[string]string{"BLN_ORGANIZATION_ID": "4712"}, code: 2, tells: []string{"BLN_ORGANIZATION_ID"}},
-		"member":             {options: simulator.Options{Role: simulator.RoleMember}, code: 2, tells: []string{"may not", "admin"}},
-		"network admin":      {options: simulator.Options{Role: simulator.RoleNetworkAdmin}, code: 2, tells: []string{"may not", "admin"}},
-		"auditor":            {options: simulator.Options{Role: simulator.RoleAuditor}, code: 2, tells: []string{"may not", "admin"}},
-		"BLN down":           {env: map[string]string{"BLN_URL": gone.URL}, code: 1, tells: []string{"bln", "no connection"}},
-		"NameCoach down":     {env: map[string]string{"NAMECOACH_URL": gone.URL}, code: 1, tells: []string{"namecoach", "no connection"}},
-		"database down":      {env: map[string]string{"DATABASE_URL": "postgres://u:hunter2@" + strings.TrimPrefix(gone.URL, "http://") + "/x"}, code: 1, tells: []string{"DATABASE_URL"}},
+		"wrong token":             {env: map[string]string{"NAMECOACH_TOKEN": "wrong"}, code: 2, tells: []string{"NAMECOACH_TOKEN"}},
+		"wrong password":          {env: map[string]string{"BLN_PASSWORD": "wrong-password"}, code: 2, tells: []string{"BLN_PASSWORD", "BLN_USERNAME"}},
+		"wrong access token":      {env: map[string]string{"BLN_ACCESS_TOKEN": "wrong", "BLN_USERNAME": "", "BLN_PASSWORD": ""}, code: 2, tells: []string{"BLN_ACCESS_TOKEN"}},
+		"wrong organization":      {env: map[string]string{"BLN_ORGANIZATION_ID": "4712"}, code: 2, tells: []string{"BLN_ORGANIZATION_ID"}},
+		"member":                  {options: simulator.Options{Role: simulator.RoleMember}, code: 2, tells: []string{"may not", "admin"}},
+		"network admin":           {options: simulator.Options{Role: simulator.RoleNetworkAdmin}, code: 2, tells: []string{"may not", "admin"}},
+		"auditor":                 {options: simulator.Options{Role: simulator.RoleAuditor}, code: 2, tells: []string{"may not", "admin"}},
+		"BLN down":                {env: map[string]string{"BLN_URL": gone.URL}, code: 1, tells: []string{"bln", "no connection"}},
+		"NameCoach's certificate": {env: map[string]string{"NAMECOACH_URL": stranger.URL}, code: 1, tells: []string{"namecoach", "certificate is not accepted"}},
+		"database down":           {env: map[string]string{"DATABASE_URL": "postgres://u:hunter2@" + strings.TrimPrefix(gone.URL, "http://") + "/x"}, code: 1, tells: []string{"DATABASE_URL"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -34,9 +34,10 @@ type progress struct {
 	requests func() (namecoach, bln int64) // may be nil
 	every    time.Duration
 
-	out    io.Writer
-	bars   *mpb.Progress // nil: no terminal
-	paused atomic.Bool   // the bars are over; out may be written to directly
+	writing sync.Mutex // to out: log lines come from everywhere
+	out     io.Writer
+	bars    *mpb.Progress // nil: no terminal
+	paused  atomic.Bool   // the bars are over; out may be written to directly
 
 	mu      sync.Mutex
 	current *phase
@@ -107,6 +108,8 @@ func (p *progress) Write(b []byte) (int, error) {
 			return n, nil
 		}
 	}
+	p.writing.Lock()
+	defer p.writing.Unlock()
 	return p.out.Write(b)
 }
 
@@ -183,7 +186,7 @@ func (p *progress) finish(stopped bool) {
 
 func (p *progress) line(c *phase) {
 	if c != nil {
-		fmt.Fprintf(p.out, "%s  %-8s %s\n", p.kind, c.name, p.text(c, *c.look.Load()))
+		fmt.Fprintf(p, "%s  %-8s %s\n", p.kind, c.name, p.text(c, *c.look.Load()))
 	}
 }
 
