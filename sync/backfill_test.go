@@ -14,31 +14,34 @@ import (
 
 func TestBackfillReadsOnlyWhomItWrites(t *testing.T) {
 	t.Parallel()
-	for _, rows := range []simulator.ListRows{simulator.Complete, simulator.Partial} {
-		w := start(t, simulator.Options{Seed: 21, Users: 800, ListRows: rows})
-		truth := w.Truth().Totals
-		res := w.backfill(t)
-		w.right(t)
-		counted(t, res, truth)
-		changed, held := truth.Written, truth.Held["unwritable"]
-		if got := w.asked("bln users.put"); got != changed {
-			t.Errorf("%d PUTs for %d changed users", got, changed)
-		}
-		if got := w.asked("bln users.get"); got != changed+held {
-			t.Errorf("%d single GETs for %d changed and %d unwritable users", got, changed, held)
-		}
-		if got := w.asked("namecoach participants.list"); got > 3 {
-			t.Errorf("%d requests to NameCoach for %d rows", got, truth.Participants)
-		}
-		if most := int64(truth.Users/100 + 2*changed + held + 10); res.Requests.BLN > most {
-			t.Errorf("%d requests to BLN, want at most %d", res.Requests.BLN, most)
-		}
+	for name, rows := range map[string]simulator.ListRows{"complete rows": simulator.Complete, "partial rows": simulator.Partial} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{Seed: 21, Users: 350, ListRows: rows})
+			truth := w.Truth().Totals
+			res := w.backfill(t)
+			w.right(t)
+			counted(t, res, truth)
+			changed, held := truth.Written, truth.Held["unwritable"]
+			if got := w.asked("bln users.put"); got != changed {
+				t.Errorf("%d PUTs for %d changed users", got, changed)
+			}
+			if got := w.asked("bln users.get"); got != changed+held {
+				t.Errorf("%d single GETs for %d changed and %d unwritable users", got, changed, held)
+			}
+			if got := w.asked("namecoach participants.list"); got > 3 {
+				t.Errorf("%d requests to NameCoach for %d rows", got, truth.Participants)
+			}
+			if most := int64(truth.Users/100 + 2*changed + held + 10); res.Requests.BLN > most {
+				t.Errorf("%d requests to BLN, want at most %d", res.Requests.BLN, most)
+			}
+		})
 	}
 }
 
 func TestPlanForetellsWhatABackfillDoes(t *testing.T) {
 	t.Parallel()
-	w := start(t, simulator.Options{Seed: 22, Users: 300, Put: simulator.DeepMerge})
+	w := start(t, simulator.Options{Seed: 22, Users: 200, Put: simulator.DeepMerge})
 	truth := w.Truth().Totals
 	plan := w.plan(t)
 	if n := w.asked("bln users.put"); n > 0 {
@@ -239,7 +242,7 @@ func TestAddressesThatUsersEditCountOnlyWhereTheyMay(t *testing.T) {
 // Traps 48, 49: what others have stored is not sent, so it cannot be refused.
 func TestAMergingServerIsSentOnlyTheFragment(t *testing.T) {
 	t.Parallel()
-	w := start(t, simulator.Options{Seed: 25, Users: 400, Put: simulator.ShallowMerge})
+	w := start(t, simulator.Options{Seed: 25, Users: 250, Put: simulator.ShallowMerge})
 	w.settings.MergingServer = true
 	truth := w.Truth()
 	full := 0

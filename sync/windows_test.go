@@ -136,7 +136,7 @@ func TestClocksThatDisagreeLoseNothing(t *testing.T) {
 // Trap 3: a server that cuts answers and says how many rows there are.
 func TestAnswersCutShortAreSplit(t *testing.T) {
 	t.Parallel()
-	w := start(t, simulator.Options{Seed: 35, Users: 400, PagingIgnored: true, TruncateRows: 260})
+	w := start(t, simulator.Options{Seed: 35, Users: 300, PagingIgnored: true, TruncateRows: 260})
 	truth := w.Truth().Totals
 	counted(t, w.backfill(t), truth)
 	w.right(t)
@@ -183,14 +183,14 @@ func imported(t *testing.T, o simulator.Options, n, each int) *world {
 
 func TestABulkImportOfOneSecondIsReadInPages(t *testing.T) {
 	t.Parallel()
-	w := imported(t, simulator.Options{MaxPerPage: 1000}, 300, 10)
-	counted(t, w.backfill(t), simulator.Totals{Participants: 3000, Users: 300, Linked: 300, Written: 300, Held: heldCounts(bridgesync.Held{})})
+	w := imported(t, simulator.Options{MaxPerPage: 1000}, 60, 50)
+	counted(t, w.backfill(t), simulator.Totals{Participants: 3000, Users: 60, Linked: 60, Written: 60, Held: heldCounts(bridgesync.Held{})})
 	w.right(t)
 }
 
 func TestASingleAnswerOfEverythingIsEnough(t *testing.T) {
 	t.Parallel()
-	w := imported(t, simulator.Options{PagingIgnored: true}, 300, 10)
+	w := imported(t, simulator.Options{PagingIgnored: true}, 60, 50)
 	w.backfill(t)
 	w.right(t)
 	if n := w.asked("namecoach participants.list"); n > 2 {
@@ -201,14 +201,14 @@ func TestASingleAnswerOfEverythingIsEnough(t *testing.T) {
 // A single second that the list does not show whole is read by the directory's own keys.
 func TestASecondThatCannotBeSplitIsReadThroughSearch(t *testing.T) {
 	t.Parallel()
-	w := imported(t, simulator.Options{PagingIgnored: true, TruncateRows: 600}, 600, 1)
+	w := imported(t, simulator.Options{PagingIgnored: true, TruncateRows: 200}, 200, 1)
 	outside := speaker("outside", "outside@elsewhere.example", "", 0)
 	w.AddParticipant(outside)
 	after := speaker("after", "u0001@demo.example", "", w.Users()[1].ID)
 	after.EventAccessCode, after.Updated = "A", after.Updated.Add(time.Hour)
 	w.AddParticipant(after)
 	res, err := w.bridge(t).Backfill(t.Context(), time.Time{})
-	if err != nil || res.Written != 600 {
+	if err != nil || res.Written != 200 {
 		t.Errorf("%+v, %v", res, err)
 	}
 	w.right(t)
