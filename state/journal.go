@@ -136,8 +136,8 @@ func CloseEntry(ctx context.Context, q Querier, bridge string, entry int64, stat
 	return exactlyOne(tag, err, "close journal entry %d", entry)
 }
 
-// CloseDamage settles the entry of a write that damaged foreign keys, and adds what became of it to the reason why the
-// bridge is halted.
+// CloseDamage settles the entry of a write that damaged foreign keys, and adds what became of the user to the reason why
+// the bridge is halted.
 func CloseDamage(ctx context.Context, tx pgx.Tx, bridge string, entry int64, state, became string) error {
 	if _, err := tx.Exec(ctx, `UPDATE bridges SET halt_reason = concat_ws(' ', halt_reason, $2::text) WHERE bridge = $1 AND halted_at IS NOT NULL`, bridge, became); err != nil {
 		return fmt.Errorf("note what became of journal entry %d: %w", entry, err)

@@ -200,11 +200,7 @@ func (w *writer) store(ctx context.Context, rest *remains) error {
 		if err := state.StoreHolds(ctx, tx, w.Name, state.HeldUser, rest.holds, nil); err != nil {
 			return err
 		}
-		users, fences := make([]int64, len(rest.withdraw)), make([]int64, len(rest.withdraw))
-		for i, c := range rest.withdraw {
-			users[i], fences[i] = c.UserID, c.Fence
-		}
-		return state.Withdraw(ctx, tx, w.Name, users, fences)
+		return state.Withdraw(ctx, tx, w.Name, rest.withdraw)
 	})
 }
 
@@ -397,7 +393,7 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, rest *rema
 	case putErr == nil && w.confirms(answer, c, m):
 		return false, w.verify(c, intent)
 	}
-	now, err := w.BLN.User(work, c.UserID)
+	now, err := w.readBack(work, c.UserID, func(u bln.User) bool { return w.shows(u, c.WantedDigest) || len(w.damage(m.before, u)) > 0 })
 	if err != nil {
 		// Unsettled: the entry stays open and is looked into before this user is written again.
 		return false, fmt.Errorf("read back after a write: %w", err)
@@ -414,6 +410,24 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, rest *rema
 	default:
 		return true, errors.Join(errors.New("BLN accepted the write but does not show it"), w.close(work, intent.Entry, state.Unsent, "accepted, but not to be seen"))
 	}
+}
+
+// arrivals are the pauses in which a write that is not to be seen yet may still arrive: gateways give up before the
+// servers behind them, and reading may lag behind writing.
+var arrivals = []time.Duration{500 * time.Millisecond, time.Second}
+
+// readBack reads a user whose write may be on its way, until seen says so or it is not to be expected any more.
+func (w *writer) readBack(ctx context.Context, user int64, seen func(bln.User) bool) (bln.User, error) {
+	for _, wait := range arrivals {
+		u, err := w.BLN.User(ctx, user)
+		if err != nil || seen(u) {
+			return u, err
+		}
+		if err := pause(ctx, wait); err != nil {
+			return u, err
+		}
+	}
+	return w.BLN.User(ctx, user)
 }
 
 func encodeMembers(m map[string]json.RawMessage) []byte {
@@ -650,20 +664,26 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error 
 	}
 	work, cancel := context.WithTimeout(w.lease, finish)
 	defer cancel()
-	now, err := w.BLN.User(ctx, oldest.UserID)
-	gone := isStatus(err, 404)
-	if err != nil && !gone {
-		return fmt.Errorf("read a user with an unsettled write: %w", err)
-	}
-	landed := -1
+	sent := make([][]byte, len(entries)) // digests
 	for i, e := range entries {
-		sent, err := bln.ParseOtherInfo(e.AfterFragment)
+		after, err := bln.ParseOtherInfo(e.AfterFragment)
 		if err != nil {
 			return fmt.Errorf("fragment of journal entry %d: %w", e.Entry, err)
 		}
-		if !gone && w.shows(now, w.Settings.Layout.Seen(sent.Get)) {
-			landed = i
+		sent[i] = w.Settings.Layout.Seen(after.Get)
+	}
+	landed := -1
+	now, err := w.readBack(ctx, oldest.UserID, func(u bln.User) bool {
+		for i := range sent {
+			if w.shows(u, sent[i]) {
+				landed = i
+			}
 		}
+		return landed >= 0 || len(w.damage(before, u)) > 0 || oldest.Age > finish
+	})
+	gone := isStatus(err, 404)
+	if err != nil && !gone {
+		return fmt.Errorf("read a user with an unsettled write: %w", err)
 	}
 	if !gone {
 		damage := w.damage(before, now)

@@ -1,6 +1,7 @@
 package sync_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -437,6 +438,65 @@ func TestRunsOfDifferentKindsWriteEachUserOnce(t *testing.T) {
 	for _, m := range w.Mismatches(5) {
 		t.Error(m)
 	}
+}
+
+// late answers every write with 504 at once, and carries it out a while after.
+func (w *world) late(t *testing.T, after time.Duration) *front {
+	t.Helper()
+	f := w.front(t)
+	behind := f.url
+	var waiting sync.WaitGroup
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		to := r.Clone(context.WithoutCancel(r.Context()))
+		to.RequestURI, to.Body = "", io.NopCloser(bytes.NewReader(body))
+		if to.URL, err = url.Parse(behind + r.URL.RequestURI()); err != nil {
+			t.Error(err)
+			return
+		}
+		send := func() (*http.Response, error) { return http.DefaultTransport.RoundTrip(to) }
+		if r.Method == http.MethodPut {
+			waiting.Add(1)
+			time.AfterFunc(after, func() {
+				defer waiting.Done()
+				if answer, err := send(); err != nil {
+					t.Error(err)
+				} else {
+					_ = answer.Body.Close()
+				}
+			})
+			rw.WriteHeader(http.StatusGatewayTimeout)
+			return
+		}
+		answer, err := send()
+		if err != nil {
+			rw.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		defer func() { _ = answer.Body.Close() }()
+		maps.Copy(rw.Header(), answer.Header)
+		rw.WriteHeader(answer.StatusCode)
+		_, _ = io.Copy(rw, answer.Body)
+	}))
+	t.Cleanup(func() { server.Close(); waiting.Wait() })
+	f.url = server.URL
+	return f
+}
+
+// Trap 54: a gateway gives up before the server behind it does. What is not to be seen at once may still come.
+func TestAWriteThatIsCarriedOutAfterItsAnswerIsRecognised(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	w.crowd(10)
+	foreign := w.ForeignDigests("namecoach")
+	f := w.late(t, 300*time.Millisecond)
+	if res := w.finishes(t, w.process(t, f.url, w.db, nil), foreign); res.Written != 10 {
+		t.Errorf("%+v, want ten written", res)
+	}
+	f.onceEach(t, 10)
 }
 
 // The contract's Ctrl-C: what was sent is seen to, the run is given back, and nothing is asked or written twice.
