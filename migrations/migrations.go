@@ -58,7 +58,8 @@ func with(url string, do func(*goose.Provider) error) error {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	defer func() { _ = db.Close() }() // nothing was left unwritten: every migration commits on its own
-	locker, err := lock.NewPostgresSessionLocker()
+	// Asked once a second for five minutes, as long as goose itself would wait, but not in steps of five seconds.
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}

@@ -85,6 +85,22 @@ func TestEachPendingUserIsClaimedByOneProcess(t *testing.T) {
 	}
 }
 
+func TestAClaimTakesNoMoreThanAskedForWhateverThePlannerKnows(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{3, 300} {
+		db := directory(t, n)
+		want(t, db, "a", "write", upTo(n)...)
+		owner := live(t, db, "a")
+		for range 2 {
+			if ids, _ := claim(t, db, owner, 1, true); len(ids) != 1 {
+				t.Errorf("of %d users %d were claimed, want 1", n, len(ids))
+			}
+			must(t, state.Release(t.Context(), db, "a", owner))
+			exec(t, db, `ANALYZE`)
+		}
+	}
+}
+
 func TestAClaimWaitsForNobody(t *testing.T) {
 	t.Parallel()
 	db := directory(t, 3)
@@ -200,7 +216,7 @@ func TestAStaleFenceChangesNothing(t *testing.T) {
 	}
 	must(t, state.Fail(t.Context(), db, "a", []state.Failure{{UserID: 1, Fence: stale, Problem: "problem", RetryAfter: time.Hour}}))
 	must(t, state.Settle(t.Context(), db, "a", []state.Outcome{{UserID: 1, Fence: stale, Applied: true, Version: 1, Digest: []byte("x"), Source: []byte("y")}}))
-	must(t, state.Withdraw(t.Context(), db, "a", []int64{1}, []int64{stale}))
+	must(t, state.Withdraw(t.Context(), db, "a", []state.Claimed{{UserID: 1, Fence: stale}}))
 	must(t, state.Unclaim(t.Context(), db, "a", 1, stale))
 	must(t, state.Release(t.Context(), db, "a", dead))
 	if diff := cmp.Diff(before, userRows(t, db)); diff != "" {

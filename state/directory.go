@@ -299,12 +299,13 @@ const settled = `NOT EXISTS (SELECT 1 FROM journal j WHERE j.bridge = $1 AND j.u
 // Claim gives up to limit pending users to owner: nobody else's while the owner lives. Users that failed are left until
 // their retry time; clears are given only where they are let through.
 func Claim(ctx context.Context, q Querier, bridge string, owner uuid.UUID, limit int, clears bool) ([]Claimed, error) {
-	cs, err := collect[Claimed](q.Query(ctx, `UPDATE directory_users SET claim_owner = $2, fence = fence + 1
-		WHERE bridge = $1 AND user_id IN (
-			SELECT user_id FROM directory_users d WHERE d.bridge = $1 AND d.wanted_version > d.applied_version
+	// Materialized: the planner may run a subquery again for every user, and then its limit is none.
+	cs, err := collect[Claimed](q.Query(ctx, `WITH next AS MATERIALIZED (
+			SELECT user_id AS id FROM directory_users d WHERE d.bridge = $1 AND d.wanted_version > d.applied_version
 				AND (d.retry_at IS NULL OR d.retry_at <= now()) AND ($4 OR d.action = 'write') AND d.gone_at IS NULL
 				AND `+free+` AND `+settled+`
 			ORDER BY user_id LIMIT $3 FOR UPDATE SKIP LOCKED)
+		UPDATE directory_users SET claim_owner = $2, fence = fence + 1 FROM next WHERE bridge = $1 AND user_id = next.id
 		RETURNING `+claimedColumns, bridge, owner, limit, clears))
 	if err != nil {
 		return nil, fmt.Errorf("claim users: %w", err)
@@ -327,11 +328,11 @@ func PendingUsers(ctx context.Context, q Querier, bridge string, after int64, li
 // ClaimOpen gives owner up to limit users that have an unsettled write and no live owner: a process died, or lost the
 // database or BLN, between sending and verifying.
 func ClaimOpen(ctx context.Context, q Querier, bridge string, owner uuid.UUID, limit int) ([]OpenEntry, error) {
-	es, err := collect[OpenEntry](q.Query(ctx, `WITH claimed AS (UPDATE directory_users SET claim_owner = $2, fence = fence + 1
-			WHERE bridge = $1 AND user_id IN (
-				SELECT user_id FROM directory_users d WHERE d.bridge = $1 AND `+free+` AND NOT `+settled+`
-					AND (d.retry_at IS NULL OR d.retry_at <= now())
-				ORDER BY user_id LIMIT $3 FOR UPDATE SKIP LOCKED)
+	es, err := collect[OpenEntry](q.Query(ctx, `WITH next AS MATERIALIZED (
+			SELECT user_id AS id FROM directory_users d WHERE d.bridge = $1 AND `+free+` AND NOT `+settled+`
+				AND (d.retry_at IS NULL OR d.retry_at <= now())
+			ORDER BY user_id LIMIT $3 FOR UPDATE SKIP LOCKED),
+		claimed AS (UPDATE directory_users SET claim_owner = $2, fence = fence + 1 FROM next WHERE bridge = $1 AND user_id = next.id
 			RETURNING user_id, fence, attempts)
 		SELECT j.entry, j.user_id, claimed.fence, claimed.attempts, now() - j.created_at AS age, j.run, j.before, j.before_fragment, j.after_fragment
 		FROM claimed JOIN journal j ON j.bridge = $1 AND j.user_id = claimed.user_id AND j.state = 'sending'
@@ -381,10 +382,17 @@ func ForgetFailures(ctx context.Context, q Querier, bridge string) error {
 }
 
 // Withdraw says of claimed users that nothing is to be done for them now: they are held, or what stands there is not
-// ours. They are given back and no longer pending until something happens to them.
-func Withdraw(ctx context.Context, q Querier, bridge string, users, fences []int64) error {
-	_, err := q.Exec(ctx, `UPDATE directory_users d SET claim_owner = NULL, action = NULL, applied_version = wanted_version, attempts = 0, retry_at = NULL
-		FROM unnest($2::bigint[], $3::bigint[]) AS t(u, f) WHERE d.bridge = $1 AND d.user_id = t.u AND d.fence = t.f`, bridge, users, fences)
+// ours. They are given back and no longer pending until something happens to them; what was wanted since the claim stays
+// pending.
+func Withdraw(ctx context.Context, q Querier, bridge string, claimed []Claimed) error {
+	users, fences, versions := make([]int64, len(claimed)), make([]int64, len(claimed)), make([]int64, len(claimed))
+	for i, c := range claimed {
+		users[i], fences[i], versions[i] = c.UserID, c.Fence, c.Version
+	}
+	_, err := q.Exec(ctx, `UPDATE directory_users d SET claim_owner = NULL, attempts = 0, retry_at = NULL,
+			action = CASE WHEN wanted_version = t.v THEN NULL ELSE action END, applied_version = t.v
+		FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS t(u, f, v) WHERE d.bridge = $1 AND d.user_id = t.u AND d.fence = t.f`,
+		bridge, users, fences, versions)
 	if err != nil {
 		return fmt.Errorf("withdraw users: %w", err)
 	}
@@ -403,7 +411,7 @@ func Fail(ctx context.Context, q Querier, bridge string, fs []Failure) error {
 	n := len(fs)
 	ids, fences, problems, after := make([]int64, n), make([]int64, n), make([]string, n), make([]float64, n)
 	for i, f := range fs {
-		ids[i], fences[i], problems[i], after[i] = f.UserID, f.Fence, f.Problem, f.RetryAfter.Seconds()
+		ids[i], fences[i], problems[i], after[i] = f.UserID, f.Fence, forPeople(f.Problem), f.RetryAfter.Seconds()
 	}
 	_, err := q.Exec(ctx, `UPDATE directory_users d SET claim_owner = NULL, attempts = attempts + 1, last_error = t.p,
 			retry_at = now() + make_interval(secs => t.r)

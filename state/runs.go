@@ -87,20 +87,20 @@ func TakeRun(ctx context.Context, q Querier, bridge string, kind Kind, since *ti
 	return run, nil
 }
 
-// EndRun closes a run with its counts. An error text is for people.
-func EndRun(ctx context.Context, q Querier, bridge string, run uuid.UUID, status RunStatus, counts any, problem string) error {
+// EndRun closes owner's run with its counts. An error text is for people. ErrStale: another process has taken the run over.
+func EndRun(ctx context.Context, q Querier, bridge string, run, owner uuid.UUID, status RunStatus, counts any, problem string) error {
 	raw, err := json.Marshal(counts)
 	if err != nil {
 		return fmt.Errorf("end run %s: %w", run, err)
 	}
 	tag, err := q.Exec(ctx, `UPDATE runs SET status = $3, ended_at = now(), counts = $4, error = nullif($5, ''), owner = NULL
-		WHERE bridge = $1 AND run = $2`, bridge, run, status, raw, forPeople(problem))
+		WHERE bridge = $1 AND run = $2 AND owner = $6`, bridge, run, status, raw, forPeople(problem), owner)
 	return exactlyOne(tag, err, "end run %s", run)
 }
 
 // ReleaseRun gives an unfinished run back, so that the next process goes on with it at once.
-func ReleaseRun(ctx context.Context, q Querier, bridge string, run uuid.UUID) error {
-	_, err := q.Exec(ctx, `UPDATE runs SET owner = NULL WHERE bridge = $1 AND run = $2 AND status = 'running'`, bridge, run)
+func ReleaseRun(ctx context.Context, q Querier, bridge string, run, owner uuid.UUID) error {
+	_, err := q.Exec(ctx, `UPDATE runs SET owner = NULL WHERE bridge = $1 AND run = $2 AND owner = $3 AND status = 'running'`, bridge, run, owner)
 	if err != nil {
 		return fmt.Errorf("release run %s: %w", run, err)
 	}

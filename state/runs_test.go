@@ -50,12 +50,15 @@ func TestARunBelongsToOneLiveProcess(t *testing.T) {
 	if again := get[state.Run](t)(take(t, db, state.Backfill, &since, second, true)); again.Run != run.Run || *again.Owner != second {
 		t.Errorf("interrupted, it goes on as %+v", again)
 	}
-	must(t, state.ReleaseRun(t.Context(), db, "a", run.Run))
+	must(t, state.ReleaseRun(t.Context(), db, "a", run.Run, second))
 	must(t, state.Heartbeat(t.Context(), db, "a", first))
 	if again := get[state.Run](t)(take(t, db, state.Backfill, &since, first, true)); again.Run != run.Run {
 		t.Errorf("given back, it goes on as %+v", again)
 	}
-	must(t, state.EndRun(t.Context(), db, "a", run.Run, state.Done, map[string]int{"written": 3}, "text\x00"))
+	if err := state.EndRun(t.Context(), db, "a", run.Run, second, state.Done, nil, ""); !errors.Is(err, state.ErrStale) {
+		t.Errorf("ended by a process that it was taken from: %v", err)
+	}
+	must(t, state.EndRun(t.Context(), db, "a", run.Run, first, state.Done, map[string]int{"written": 3}, "text\x00"))
 	ended := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
 	if ended.Status != state.Done || ended.EndedAt == nil || ended.Live || ended.Owner != nil || string(ended.Counts) != `{"written": 3}` || *ended.Error != "text\ufffd" {
 		t.Errorf("ended as %+v", ended)
@@ -63,7 +66,7 @@ func TestARunBelongsToOneLiveProcess(t *testing.T) {
 	if next := get[state.Run](t)(take(t, db, state.Backfill, &since, first, true)); next.Run == run.Run {
 		t.Error("a run that is done goes on")
 	}
-	if err := state.EndRun(t.Context(), db, "a", uuid.New(), state.Done, nil, ""); !errors.Is(err, state.ErrStale) {
+	if err := state.EndRun(t.Context(), db, "a", uuid.New(), first, state.Done, nil, ""); !errors.Is(err, state.ErrStale) {
 		t.Errorf("ended what is not there: %v", err)
 	}
 	if _, err := state.GetRun(t.Context(), db, "a", uuid.New()); !errors.Is(err, state.ErrNotFound) {
@@ -101,7 +104,7 @@ func TestTheLastRunOfEachKindIsTold(t *testing.T) {
 	var last []uuid.UUID
 	for _, kind := range []state.Kind{state.Collect, state.Sweep, state.Collect} {
 		run := get[state.Run](t)(take(t, db, kind, nil, owner, false))
-		must(t, state.EndRun(t.Context(), db, "a", run.Run, state.Quarantined, nil, ""))
+		must(t, state.EndRun(t.Context(), db, "a", run.Run, owner, state.Quarantined, nil, ""))
 		last = append(last, run.Run)
 	}
 	var got []uuid.UUID

@@ -311,9 +311,9 @@ func (r *run) end(ctx context.Context, problem error) (Result, error) {
 	switch {
 	case errors.Is(problem, errLease): // the run may be another process's by now
 	case errors.Is(problem, context.Canceled):
-		closing = state.ReleaseRun(ctx, r.DB, r.Name, r.id)
+		closing = state.ReleaseRun(ctx, r.DB, r.Name, r.id, r.owner)
 	default:
-		closing = state.EndRun(ctx, r.DB, r.Name, r.id, res.Status, res, text)
+		closing = state.EndRun(ctx, r.DB, r.Name, r.id, r.owner, res.Status, res, text)
 		if problem == nil {
 			closing = errors.Join(closing, state.DropCursor(ctx, r.DB, r.Name, r.id.String()))
 		}
