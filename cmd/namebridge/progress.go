@@ -67,7 +67,7 @@ func newProgress(w io.Writer, kind state.Kind) *progress {
 		p.first = bridgesync.PhaseList
 	}
 	if isTerminal(w) {
-		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(barWidth), mpb.PopCompletedMode())
+		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(barWidth))
 	}
 	return p
 }
