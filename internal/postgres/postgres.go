@@ -173,7 +173,10 @@ func (h home) lock(undo *cleanup) error {
 		}
 		return fmt.Errorf("lock the data folder %s: %w", h.dir, err)
 	}
-	undo.add(f.Close)
+	undo.add(func() error {
+		// Closing alone is not enough: a child that is just being started elsewhere in this process holds a copy until it runs its program.
+		return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+	})
 	return nil
 }
 
@@ -237,7 +240,8 @@ func (h home) initialize(ctx context.Context, bin binaries) (string, error) {
 }
 
 // awaitOrphan waits for a Postgres that lost its parent to be gone, and removes a postmaster.pid that names a process which is not a
-// Postgres of this folder: process ids come round again, in a restarted container at once, and Postgres would refuse to start.
+// Postgres of this folder: process ids come round again, in a restarted container at once, and Postgres would refuse to start. One that
+// names nobody is left to Postgres, which learns from it what else may be left.
 func (h home) awaitOrphan(ctx context.Context) error {
 	deadline := time.NewTimer(orphanWait)
 	defer deadline.Stop()
@@ -245,6 +249,9 @@ func (h home) awaitOrphan(ctx context.Context) error {
 		pid, _, err := h.postmaster()
 		if err != nil || pid == 0 {
 			return err
+		}
+		if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			return nil
 		}
 		if !runsIn(pid, h.data()) {
 			if err := os.Remove(h.pidFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -293,8 +300,8 @@ func serve(ctx context.Context, bin binaries, h home, stderr io.Writer, ports fu
 	for _, s := range settings {
 		args = append(args, "-c", s)
 	}
-	var taken error
-	for range portAttempts {
+	deadline := time.Now().Add(orphanWait)
+	for taken := 0; ; {
 		port, err := ports()
 		if err != nil {
 			return nil, 0, err
@@ -304,15 +311,24 @@ func serve(ctx context.Context, bin binaries, h home, stderr io.Writer, ports fu
 			return nil, 0, err
 		}
 		err = h.awaitReady(ctx, p)
-		if err == nil {
+		switch {
+		case err == nil:
 			return p, port, nil
-		}
-		if !p.said("could not bind") {
+		case p.said("could not bind"):
+			if taken++; taken == portAttempts {
+				return nil, 0, fmt.Errorf("every free port was taken by another process, %d times: %w", taken, err)
+			}
+		case p.said("shared memory block") && time.Now().Before(deadline):
+			// Of a server that was killed alone, the children take a moment to notice.
+			select {
+			case <-time.After(10 * pollEvery):
+			case <-ctx.Done():
+				return nil, 0, context.Cause(ctx)
+			}
+		default:
 			return nil, 0, err
 		}
-		taken = err
 	}
-	return nil, 0, fmt.Errorf("every free port was taken by another process, %d times: %w", portAttempts, taken)
 }
 
 func (h home) awaitReady(ctx context.Context, p *process) error {

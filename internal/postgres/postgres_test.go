@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -188,6 +189,37 @@ func TestOneProcessAtATimeHasTheData(t *testing.T) {
 				t.Errorf("got %v, want one that says that %s is in use", err, dir)
 			}
 		})
+	}
+}
+
+// A child has copies of all our open files from fork to exec, of the lock too.
+func TestTheLockIsGivenBackWhileChildrenAreStarted(t *testing.T) {
+	t.Parallel()
+	stop := make(chan struct{})
+	var children sync.WaitGroup
+	for range 4 {
+		children.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = exec.CommandContext(t.Context(), "true").Run() // its being started is all that counts
+				}
+			}
+		})
+	}
+	defer children.Wait()
+	defer close(stop)
+	h := home{dir: t.TempDir()}
+	for range 3000 {
+		var undo cleanup
+		if err := h.lock(&undo); err != nil {
+			t.Fatal(err)
+		}
+		if err := undo.run(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
