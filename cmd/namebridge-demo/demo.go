@@ -235,7 +235,7 @@ func (d *demo) environment(ours []string) []string {
 
 // namebridge runs one command of the real program until it ends.
 func (d *demo) namebridge(ctx context.Context, out io.Writer, args ...string) error {
-	c := exec.CommandContext(ctx, d.binary, args...)
+	c := exec.CommandContext(ctx, d.binary, args...) //nolint:gosec // whoever starts the demo says which namebridge
 	c.Env = d.environment(os.Environ())
 	c.Stdout, c.Stderr = out, d.log
 	// A process group of its own: Ctrl-C is for us, and what the child would finish first is thrown away with the servers anyway.
@@ -256,8 +256,11 @@ func (d *demo) status(ctx context.Context) (bridgeStatus, error) {
 	var all struct {
 		Bridges []bridgeStatus `json:"bridges"`
 	}
-	if err := json.Unmarshal([]byte(text.String()), &all); err != nil || len(all.Bridges) != 1 {
-		return bridgeStatus{}, fmt.Errorf("namebridge status: its answer cannot be read (%v)", err)
+	if err := json.Unmarshal([]byte(text.String()), &all); err != nil {
+		return bridgeStatus{}, fmt.Errorf("namebridge status: its answer cannot be read: %w", err)
+	}
+	if len(all.Bridges) != 1 {
+		return bridgeStatus{}, fmt.Errorf("namebridge status: it tells of %d bridges", len(all.Bridges))
 	}
 	return all.Bridges[0], nil
 }

@@ -131,7 +131,7 @@ func TestDataThatIsKeptForYearsIsNotInACache(t *testing.T) {
 
 func TestAPrivatePostgresKeepsItsDataBetweenCommands(t *testing.T) {
 	t.Parallel()
-	data, err := os.MkdirTemp("/tmp", "namebridge-data-") // where a root's Postgres, which is not root, may go
+	data, err := os.MkdirTemp("/tmp", "namebridge-data-") //nolint:usetesting // t.TempDir is closed to root's Postgres, which is not root
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,7 +115,7 @@ func dataFolder(environment envconfig.Lookuper, euid int) (string, error) {
 			"Set XDG_DATA_HOME to one that is kept, or give the URL of a Postgres of your own")}
 	}
 	folder := filepath.Join(parent, "namebridge")
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	if err := os.MkdirAll(folder, 0o755); err != nil { //nolint:gosec // root's Postgres, which is not root, must pass; the data below is closed
 		return "", usageError{fmt.Errorf("DATABASE_URL is embedded, but the folder for its data cannot be made: %w.\n"+
 			"Set XDG_DATA_HOME to a folder that can be written and is kept (in a container: a volume), or give the URL of a Postgres of your own", err)}
 	}
@@ -141,11 +141,15 @@ func (m *meter) observe(o httpapi.Observation) {
 // newBridge joins the clients, the database and the rules of one bridge.
 func newBridge(cfg config.Bridge, db *pgxpool.Pool, log *slog.Logger) (*bridgesync.Bridge, error) {
 	m := new(meter)
-	nc, err1 := namecoach.New(namecoach.Options{BaseURL: cfg.NameCoachURL, Token: cfg.NameCoachToken.Reveal(),
-		RequestsPer15Minutes: cfg.NameCoachRequestsPer15Minutes, Observe: m.observe})
-	b, err2 := bln.New(bln.Options{BaseURL: cfg.BLNURL, OrganizationID: cfg.BLNOrganizationID, Username: cfg.BLNUsername,
+	nc, err1 := namecoach.New(namecoach.Options{
+		BaseURL: cfg.NameCoachURL, Token: cfg.NameCoachToken.Reveal(),
+		RequestsPer15Minutes: cfg.NameCoachRequestsPer15Minutes, Observe: m.observe,
+	})
+	b, err2 := bln.New(bln.Options{
+		BaseURL: cfg.BLNURL, OrganizationID: cfg.BLNOrganizationID, Username: cfg.BLNUsername,
 		Password: cfg.BLNPassword.Reveal(), AccessToken: cfg.BLNAccessToken.Reveal(), PerSecond: cfg.BLNRequestsPerSecond,
-		Concurrency: cfg.BLNConcurrency, Observe: m.observe})
+		Concurrency: cfg.BLNConcurrency, Observe: m.observe,
+	})
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
@@ -166,8 +170,10 @@ func newBridge(cfg config.Bridge, db *pgxpool.Pool, log *slog.Logger) (*bridgesy
 	for _, f := range cfg.OtherInfoFields {
 		settings.Layout.Fields = append(settings.Layout.Fields, bridgesync.Field{Name: f.Name, Attribute: f.Attribute})
 	}
-	return &bridgesync.Bridge{Name: cfg.Name, Settings: settings, NameCoach: nc, BLN: b, DB: db, Log: log,
-		Requests: func() (int64, int64) { return m.namecoach.Load(), m.bln.Load() }}, nil
+	return &bridgesync.Bridge{
+		Name: cfg.Name, Settings: settings, NameCoach: nc, BLN: b, DB: db, Log: log,
+		Requests: func() (int64, int64) { return m.namecoach.Load(), m.bln.Load() },
+	}, nil
 }
 
 // logger writes to w, which ends at stderr, as the configuration says.
