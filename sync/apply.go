@@ -55,7 +55,7 @@ type writer struct {
 	done     atomic.Int64
 	failures atomic.Int64 // in a row
 	verified atomic.Int64
-	denied   atomic.Int64 // with 403
+	denied   atomic.Int64 // users who answered 403 at the first try
 	gone     atomic.Int64 // users that BLN no longer knows
 	stopped  atomic.Bool  // damage was done: nothing more is sent but to put it back
 }
@@ -480,7 +480,8 @@ func (w *writer) refused(ctx context.Context, c state.Claimed, in *state.Intent,
 		rest.hold(c, Unwritable, fmt.Sprintf("BLN refused it with %d %s", e.Status, e.Code))
 		return nil
 	case 403:
-		if w.denied.Add(1) >= forbidden && w.verified.Load() == 0 {
+		// One user who is protected must not pass for all, however often that one is tried.
+		if c.Attempts == 0 && w.denied.Add(1) >= forbidden && w.verified.Load() == 0 {
 			return &PermissionError{Needs: "update the users of the organization"}
 		}
 	case 404:
@@ -564,7 +565,7 @@ func (w *writer) restore(user, entry int64, before bln.OtherInfo, now bln.User, 
 func (w *writer) putBack(ctx context.Context, user int64, before bln.OtherInfo, now bln.User, damage []bln.Change) bool {
 	seen := true // now is what stands there since the last write
 	for try := range restores {
-		if try > 0 && pause(ctx, 250*time.Millisecond<<try) != nil {
+		if try > 0 && pause(ctx, 100*time.Millisecond<<try) != nil {
 			return false
 		}
 		if seen {
