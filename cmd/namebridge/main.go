@@ -88,7 +88,8 @@ func newRoot(a *app) *cobra.Command {
 		Long: `namebridge carries the name badge and the recording that people keep on NameCoach into their records in BLN
 (Bluedrop Learning Networks), and can prove what it did.
 
-It is configured by environment variables: namebridge config --help lists them all.
+It is configured by environment variables: namebridge config --help lists them all. With DATABASE_URL=embedded the data is kept in
+$XDG_DATA_HOME/namebridge; without XDG_DATA_HOME in ~/.local/share/namebridge, as root in /var/lib/namebridge.
 
 Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 halted or quarantined, a person must look ·
 4 done, but some people failed and will be retried.`,
