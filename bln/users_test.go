@@ -280,9 +280,25 @@ func TestAPageThatCannotGoOnIsAnError(t *testing.T) {
 	if _, err := c.Users(t.Context(), Cursor{}); err == nil || !strings.Contains(err.Error(), "row 1 has no created") {
 		t.Errorf("got %v", err)
 	}
-	answer = list(row(1, 2, "tim", "2012-03-26T12:11:45Z"))
-	if _, err := c.Users(t.Context(), Cursor{After: "2012-03-26T12:11:45Z", ID: 1}); err == nil || !strings.Contains(err.Error(), "paging stands still") {
-		t.Errorf("got %v", err)
+}
+
+func TestTheNewestMemberIsAskedForInOneRequest(t *testing.T) {
+	t.Parallel()
+	f := newFakeBLN(t)
+	answer := list(row(1, 2, "tim", "2012-03-26T12:11:45Z"))
+	f.handle("GET /organizations/100/users", func(w http.ResponseWriter, r *http.Request) {
+		if q := r.URL.Query(); q.Get("order") != "desc" || q.Get("limit") != "1" || q.Get("excludeInvited") != "false" {
+			t.Errorf("asked %s", r.URL.RawQuery)
+		}
+		fmt.Fprint(w, answer)
+	})
+	c := f.client(t)
+	if u, ok, err := c.Newest(t.Context()); err != nil || !ok || u.ID != 2 {
+		t.Errorf("got %v, %v, %v", u.ID, ok, err)
+	}
+	answer = "[]"
+	if _, ok, err := c.Newest(t.Context()); err != nil || ok {
+		t.Errorf("of nobody: %v, %v", ok, err)
 	}
 }
 

@@ -172,16 +172,24 @@ CREATE TABLE participants (
     content bytea NOT NULL,
     changed_at timestamp with time zone DEFAULT now() NOT NULL,
     link_due boolean DEFAULT true NOT NULL,
+    seen_run uuid,
+    missing_since timestamp with time zone,
+    moved boolean DEFAULT false NOT NULL,
     PRIMARY KEY (bridge, participant),
     FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
 );
+CREATE INDEX participants_badge ON participants USING btree (bridge, name_badge_link) WHERE (name_badge_link <> ''::text);
 CREATE INDEX participants_due ON participants USING btree (bridge, person) WHERE link_due;
 CREATE INDEX participants_person ON participants USING btree (bridge, person);
+CREATE INDEX participants_recording ON participants USING btree (bridge, recording_id) WHERE (recording_id <> ''::text);
 COMMENT ON TABLE participants IS 'NameCoach rows: one person in one event. Empty text: NameCoach has nothing.';
 COMMENT ON COLUMN participants.participant IS 'Digest of event, folded address, institution id and badge link: NameCoach rows have no id.';
 COMMENT ON COLUMN participants.person IS 'email:ADDRESS (case-folded), else id:INSTITUTION_ID, else row:DIGEST.';
 COMMENT ON COLUMN participants.content IS 'Digest of what may reach BLN or a link, volatile URL queries left out.';
 COMMENT ON COLUMN participants.link_due IS 'New or changed since its person was last linked.';
+COMMENT ON COLUMN participants.seen_run IS 'The last walk from the beginning, or question about its person, that brought it.';
+COMMENT ON COLUMN participants.missing_since IS 'A whole walk from the beginning, or an answer about its person, did not bring it. It speaks only while nobody else does.';
+COMMENT ON COLUMN participants.moved IS 'Missing, and its badge or recording is now on a row of somebody else: it speaks for nobody.';
 
 CREATE TABLE plan_steps (
     bridge text NOT NULL,

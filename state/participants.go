@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -52,8 +53,9 @@ func StageParticipants(ctx context.Context, c Copier, bridge string, reading uui
 
 // StoreStaged makes the rows of a whole window count and says how many were new or changed. It runs in the transaction
 // that moves the cursor. Unchanged rows are not touched. Where rows of one window have the same identity, the one with a
-// recording counts, then the one with the smallest content, so that every reading of them comes to the same.
-func StoreStaged(ctx context.Context, q Querier, bridge string, reading uuid.UUID) (changed int64, err error) {
+// recording counts, then the one with the smallest content, so that every reading of them comes to the same. seenBy, where
+// not zero, is noted on every row: see MarkMissing.
+func StoreStaged(ctx context.Context, q Querier, bridge string, reading, seenBy uuid.UUID) (changed int64, err error) {
 	tag, err := q.Exec(ctx, `INSERT INTO participants (bridge, participant, person, email, institution_id, event_access_code, event_title,
 			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content)
 		SELECT DISTINCT ON (participant) bridge, participant, person, email, institution_id, event_access_code, event_title,
@@ -63,10 +65,18 @@ func StoreStaged(ctx context.Context, q Querier, bridge string, reading uuid.UUI
 			institution_id = EXCLUDED.institution_id, event_access_code = EXCLUDED.event_access_code, event_title = EXCLUDED.event_title,
 			first_name = EXCLUDED.first_name, last_name = EXCLUDED.last_name, name_badge_link = EXCLUDED.name_badge_link,
 			recording_link = EXCLUDED.recording_link, recording_id = EXCLUDED.recording_id, recording_date = EXCLUDED.recording_date,
-			attributes = EXCLUDED.attributes, content = EXCLUDED.content, changed_at = now(), link_due = true
-		WHERE participants.content <> EXCLUDED.content`, bridge, reading)
+			attributes = EXCLUDED.attributes, content = EXCLUDED.content, changed_at = now(), link_due = true,
+			missing_since = NULL, moved = false
+		WHERE participants.content <> EXCLUDED.content OR participants.missing_since IS NOT NULL`, bridge, reading)
 	if err != nil {
 		return 0, fmt.Errorf("store participants: %w", err)
+	}
+	if seenBy != uuid.Nil {
+		_, err := q.Exec(ctx, `UPDATE participants p SET seen_run = $3 FROM staged_participants s
+			WHERE s.bridge = $1 AND s.reading = $2 AND p.bridge = $1 AND p.participant = s.participant AND p.seen_run IS DISTINCT FROM $3`, bridge, reading, seenBy)
+		if err != nil {
+			return 0, fmt.Errorf("note who was seen: %w", err)
+		}
 	}
 	return tag.RowsAffected(), DropStaged(ctx, q, bridge, reading)
 }
@@ -117,14 +127,14 @@ func NextPeople(ctx context.Context, q Querier, bridge, after string, limit int,
 	}
 	people, err := collect[PersonKeys](q.Query(ctx, `WITH next AS (
 			SELECT DISTINCT person FROM participants
-			WHERE bridge = $1 AND person > $2`+due+` AND (cardinality($4::text[]) = 0 OR event_access_code = ANY($4))
+			WHERE bridge = $1 AND person > $2`+due+` AND NOT moved AND (cardinality($4::text[]) = 0 OR event_access_code = ANY($4))
 			ORDER BY person LIMIT $3)
 		SELECT p.person,
 			array_agg(DISTINCT p.institution_id) FILTER (WHERE p.institution_id <> '') AS institution_ids,
 			bool_or(p.link_due) AS due,
 			coalesce(max(l.user_id) FILTER (WHERE l.rule = 'hand'), 0) AS hand,
 			coalesce(max(l.user_id), 0) AS was_user
-		FROM next JOIN participants p ON p.bridge = $1 AND p.person = next.person AND (cardinality($4::text[]) = 0 OR p.event_access_code = ANY($4))
+		FROM next JOIN participants p ON p.bridge = $1 AND p.person = next.person AND NOT p.moved AND (cardinality($4::text[]) = 0 OR p.event_access_code = ANY($4))
 		LEFT JOIN links l ON l.bridge = $1 AND l.person = p.person
 		GROUP BY p.person ORDER BY p.person`, bridge, after, limit, orEmpty(events)))
 	if err != nil {
@@ -133,16 +143,74 @@ func NextPeople(ctx context.Context, q Querier, bridge, after string, limit int,
 	return people, nil
 }
 
+// MarkMissing notes the rows that seenBy, which should have brought all rows (of people, or of everybody where that is nil),
+// did not bring. Rows stored since before are left alone: they may be newer than what it read. A missing row of a person who
+// has others is forgotten. A row whose badge or recording is now on somebody else's row has moved: it speaks for nobody,
+// and the person's link ends with it. Any other stays, for absence is not evidence. Run it under LockParticipants.
+func MarkMissing(ctx context.Context, q Querier, bridge string, seenBy uuid.UUID, before time.Time, people []string) error {
+	_, err := q.Exec(ctx, `UPDATE participants SET missing_since = now(), link_due = true
+		WHERE bridge = $1 AND missing_since IS NULL AND seen_run IS DISTINCT FROM $2 AND changed_at < $3
+			AND ($4::text[] IS NULL OR person = ANY($4))`, bridge, seenBy, before, people)
+	if err != nil {
+		return fmt.Errorf("mark missing participants: %w", err)
+	}
+	const moved = `UPDATE participants m SET moved = true, link_due = true FROM participants c
+		WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND NOT m.moved AND c.bridge = $1 AND c.missing_since IS NULL AND c.person <> m.person `
+	for _, sql := range []string{
+		`WITH dropped AS (DELETE FROM participants m WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND EXISTS (
+				SELECT 1 FROM participants c WHERE c.bridge = $1 AND c.person = m.person AND c.missing_since IS NULL) RETURNING person)
+			UPDATE participants p SET link_due = true FROM dropped
+			WHERE p.bridge = $1 AND p.person = dropped.person AND p.missing_since IS NULL`,
+		moved + `AND m.name_badge_link <> '' AND c.name_badge_link = m.name_badge_link`,
+		moved + `AND m.recording_id <> '' AND c.recording_id = m.recording_id`,
+		`WITH ended AS (SELECT person FROM participants WHERE bridge = $1 AND missing_since IS NOT NULL GROUP BY person HAVING bool_and(moved)),
+			lifted AS (DELETE FROM holds h USING ended WHERE h.bridge = $1 AND h.kind = 'person' AND h.subject = ended.person),
+			unlinked AS (DELETE FROM links l USING ended WHERE l.bridge = $1 AND l.person = ended.person AND l.rule <> 'hand' RETURNING l.user_id)
+			UPDATE directory_users d SET decide_due = true FROM unlinked WHERE d.bridge = $1 AND d.user_id = unlinked.user_id`,
+	} {
+		if _, err := q.Exec(ctx, sql, bridge); err != nil {
+			return fmt.Errorf("mark missing participants: %w", err)
+		}
+	}
+	return nil
+}
+
+// Suspect is a person of whom a row may be out of date, because a row that just came looks like it.
+type Suspect struct {
+	Person        string
+	Email         string // NameCoach's own spelling; empty: ask by the institution id
+	InstitutionID string
+}
+
+// Suspects gives the people whom the rows that just came (those due) put in doubt: people who have another row in the same
+// event, and people who have the same badge or recording as somebody else's row that came.
+func Suspects(ctx context.Context, q Querier, bridge string) ([]Suspect, error) {
+	ss, err := collect[Suspect](q.Query(ctx, `WITH came AS (SELECT * FROM participants WHERE bridge = $1 AND link_due AND missing_since IS NULL)
+		SELECT DISTINCT ON (person) person, email, institution_id FROM (
+			SELECT p.person, c.email, c.institution_id FROM came c JOIN participants p ON p.bridge = $1 AND p.person = c.person
+				AND p.event_access_code = c.event_access_code AND p.participant <> c.participant
+			UNION ALL SELECT p.person, p.email, p.institution_id FROM came c JOIN participants p ON p.bridge = $1
+				AND p.name_badge_link <> '' AND p.name_badge_link = c.name_badge_link AND p.person <> c.person AND p.missing_since IS NULL
+			UNION ALL SELECT p.person, p.email, p.institution_id FROM came c JOIN participants p ON p.bridge = $1
+				AND p.recording_id <> '' AND p.recording_id = c.recording_id AND p.person <> c.person AND p.missing_since IS NULL) x
+		ORDER BY person, email`, bridge))
+	if err != nil {
+		return nil, fmt.Errorf("read people in doubt: %w", err)
+	}
+	return ss, nil
+}
+
 // LinkedParticipant is a participant with the user that it is linked to.
 type LinkedParticipant struct {
-	UserID int64
+	UserID  int64
+	Missing bool // NameCoach did not show it any more when it was last asked
 	Participant
 }
 
-// ParticipantsOf gives everyone who is linked to the users.
+// ParticipantsOf gives everyone who is linked to the users, but rows that have moved to somebody else.
 func ParticipantsOf(ctx context.Context, q Querier, bridge string, users []int64) ([]LinkedParticipant, error) {
-	ps, err := collect[LinkedParticipant](q.Query(ctx, `SELECT l.user_id, `+participantColumns+`
-		FROM links l JOIN participants p USING (bridge, person) WHERE l.bridge = $1 AND l.user_id = ANY($2)`, bridge, users))
+	ps, err := collect[LinkedParticipant](q.Query(ctx, `SELECT l.user_id, p.missing_since IS NOT NULL AS missing, `+participantColumns+`
+		FROM links l JOIN participants p USING (bridge, person) WHERE l.bridge = $1 AND l.user_id = ANY($2) AND NOT p.moved`, bridge, users))
 	if err != nil {
 		return nil, fmt.Errorf("read linked participants: %w", err)
 	}

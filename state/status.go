@@ -7,7 +7,7 @@ import (
 
 // Totals is how a bridge stands.
 type Totals struct {
-	Participants int            // NameCoach rows known
+	Participants int            // NameCoach rows known, but those it no longer showed when last asked
 	Users        int            // directory users
 	Linked       int            // users with a link
 	Synced       int            // users that show the right fragment
@@ -22,7 +22,7 @@ type Totals struct {
 func CountTotals(ctx context.Context, q Querier, bridge string) (Totals, error) {
 	t := Totals{Held: map[string]int{}}
 	err := q.QueryRow(ctx, `SELECT
-		(SELECT count(*) FROM participants WHERE bridge = $1),
+		(SELECT count(*) FROM participants WHERE bridge = $1 AND missing_since IS NULL),
 		(SELECT count(*) FROM directory_users WHERE bridge = $1 AND gone_at IS NULL),
 		(SELECT count(DISTINCT l.user_id) FROM links l JOIN directory_users d USING (bridge, user_id) WHERE l.bridge = $1 AND d.gone_at IS NULL),
 		(SELECT count(*) FROM directory_users WHERE bridge = $1 AND gone_at IS NULL AND action = 'write' AND applied_version >= wanted_version AND applied_digest IS NOT NULL),

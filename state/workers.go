@@ -10,7 +10,7 @@ import (
 )
 
 // Lease is how long, in seconds, a process is believed alive after its last heartbeat.
-const Lease = 8
+const Lease = 12
 
 // liveOwner is the condition that the claim or run of owner column %s is held by a live process.
 var liveOwner = `EXISTS (SELECT 1 FROM workers w WHERE w.bridge = $1 AND w.owner = %s AND w.heartbeat_at > now() - make_interval(secs => ` + strconv.Itoa(Lease) + `))`

@@ -158,6 +158,7 @@ type run struct {
 	began   time.Time // by the database's clock, also where another process began it
 
 	collected int            // rows read so far
+	seenBy    uuid.UUID      // noted on every row by a walk that should bring all there are; zero: this is none
 	planned   map[Action]int // by a plan: users that would be written or cleared
 	staged    int            // clears that wait for a person
 

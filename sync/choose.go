@@ -17,10 +17,11 @@ type Participant struct {
 	RecordingID     string
 	RecordingDate   string // ISO 8601, seldom there (NC 356)
 	Attributes      map[string]string
+	Missing         bool // NameCoach did not show this row any more when it was last asked for everything
 }
 
 // Choose picks the participant who speaks for a user among all that are linked to that user, the same one for any order
-// of participants: only those of events, where any are given; those with a recording before those without; then by the
+// of participants: only those of events, where any are given; those that NameCoach still shows before those it does not; those with a recording before those without; then by the
 // order of events; then by the newest recording date, if each has one; then by event code, institution id and badge
 // link. The answer is false where nobody has a badge or a recording.
 func Choose(participants []Participant, events []string) (Participant, bool) {
@@ -28,6 +29,9 @@ func Choose(participants []Participant, events []string) (Participant, bool) {
 		silent := p.NameBadgeLink == "" && p.RecordingLink == ""
 		return silent || len(events) > 0 && !slices.Contains(events, p.EventAccessCode)
 	})
+	if slices.ContainsFunc(ps, func(p Participant) bool { return !p.Missing }) {
+		ps = slices.DeleteFunc(ps, func(p Participant) bool { return p.Missing })
+	}
 	if slices.ContainsFunc(ps, func(p Participant) bool { return p.RecordingLink != "" }) {
 		ps = slices.DeleteFunc(ps, func(p Participant) bool { return p.RecordingLink == "" })
 	}

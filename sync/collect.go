@@ -117,7 +117,7 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor) (done boo
 			if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
 				return err
 			}
-			if _, err := state.StoreStaged(ctx, tx, r.Name, read.id); err != nil {
+			if _, err := state.StoreStaged(ctx, tx, r.Name, read.id, r.seenBy); err != nil {
 				return err
 			}
 			if until.After(cursor.Since) {
@@ -163,7 +163,7 @@ func (r *run) tail(ctx context.Context) error {
 				return err
 			}
 			// Rows of an incomplete reading are true rows; they just are not all. The cursor is not involved.
-			_, err := state.StoreStaged(ctx, tx, r.Name, read.id)
+			_, err := state.StoreStaged(ctx, tx, r.Name, read.id, r.seenBy)
 			return err
 		})
 		if err != nil {
@@ -200,6 +200,7 @@ type read struct {
 	total  int // as the server says; 0 where it does not
 	reason string
 	date   time.Time // the server's clock when its first page was answered
+	ids    []RowID   // of a single second that was not whole
 }
 
 // readWindow reads the pages of one window and stages its rows. An answer that breaks off is read again from page 1.
@@ -207,7 +208,7 @@ func (r *run) readWindow(ctx context.Context, walk Walk, span Span) (read, error
 	attempt := 0
 	return backoff.Retry(ctx, func() (read, error) {
 		for {
-			got, verdict, err := r.readPages(ctx, span, NewReading(walk, perPage, attempt), r.NameCoach.List, namecoach.Filter{})
+			got, verdict, err := r.readPages(ctx, NewReading(walk, perPage, attempt), r.NameCoach.List, within(span))
 			if errors.Is(err, httpapi.ErrTooLarge) {
 				got.reason = err.Error()
 				return got, nil // not whole: a narrower window has a smaller answer
@@ -238,10 +239,15 @@ func retryable(err error) error {
 
 type ask func(context.Context, namecoach.Filter) (*namecoach.Answer, error)
 
-// readPages reads one window's pages with one question, until reading has a verdict.
-func (r *run) readPages(ctx context.Context, span Span, reading *Reading, ask ask, filter namecoach.Filter) (got read, verdict Verdict, err error) {
+// within asks for the rows of a span.
+func within(span Span) namecoach.Filter {
+	after, before := span.Ask()
+	return namecoach.Filter{UpdatedAfter: after, UpdatedBefore: before}
+}
+
+// readPages reads the pages of one question, until reading has a verdict.
+func (r *run) readPages(ctx context.Context, reading *Reading, ask ask, filter namecoach.Filter) (got read, verdict Verdict, err error) {
 	got.id = uuid.New()
-	filter.UpdatedAfter, filter.UpdatedBefore = span.Ask()
 	filter.PerPage = perPage
 	if len(r.Settings.Layout.Fields) > 0 {
 		filter.Include = "custom_attributes"
@@ -266,7 +272,7 @@ func (r *run) readPages(ctx context.Context, span Span, reading *Reading, ask as
 				return got, verdict, err
 			}
 			reading.Row(rowID(p))
-			if reading.Distinct() > maxAnswerRows && span.seconds() > 1 {
+			if reading.Distinct() > maxAnswerRows && !reading.single {
 				got.total, got.reason = reading.Distinct(), "an answer of more rows than are read at once"
 				return got, Split, nil
 			}
@@ -284,6 +290,9 @@ func (r *run) readPages(ctx context.Context, span Span, reading *Reading, ask as
 		verdict, got.reason = reading.EndPage(PageMeta{Known: meta.Known, Total: meta.TotalCount})
 	}
 	got.whole, got.rows, got.total = verdict == Whole, reading.Distinct(), reading.Total()
+	if !got.whole && reading.single {
+		got.ids = slices.Collect(maps.Keys(reading.rows))
+	}
 	return got, verdict, nil
 }
 
@@ -291,7 +300,7 @@ func (r *run) readPages(ctx context.Context, span Span, reading *Reading, ask as
 const searchKeys = 500
 
 // readBySearch completes a single second that has more rows than the list shows, by asking for every key of the
-// directory within it. Rows of people whom the directory does not have stay unknown; they could not be linked anyway.
+// directory within it. It has failed when fewer distinct rows come together than the list says there are.
 func (r *run) readBySearch(ctx context.Context, span Span, into read) error {
 	stored, err := state.GetBridge(ctx, r.DB, r.Name)
 	if err != nil {
@@ -301,6 +310,10 @@ func (r *run) readBySearch(ctx context.Context, span Span, into read) error {
 		if err := r.list(ctx); err != nil {
 			return err
 		}
+	}
+	known := map[RowID]bool{}
+	for _, id := range into.ids {
+		known[id] = true
 	}
 	for _, key := range []state.DirectoryKey{state.KeyEmail, state.KeyExternalID} {
 		after := ""
@@ -313,30 +326,120 @@ func (r *run) readBySearch(ctx context.Context, span Span, into read) error {
 				break
 			}
 			after = keys[len(keys)-1]
-			// An address with a comma cannot be asked for (NC 198).
-			keys = slices.DeleteFunc(keys, func(k string) bool { return strings.Contains(k, ",") })
-			if len(keys) == 0 {
-				continue
+			err = r.search(ctx, within(span), key, keys, func(got read, reading *Reading) error {
+				for id := range reading.rows {
+					known[id] = true
+				}
+				return state.JoinStaged(ctx, r.DB, r.Name, got.id, into.id)
+			})
+			if errors.Is(err, errNotWhole) {
+				return &IncompleteError{Span: span, Reason: "list: " + into.reason + "; search: " + err.Error()}
 			}
-			filter := namecoach.Filter{Emails: keys}
-			if key == state.KeyExternalID {
-				filter = namecoach.Filter{InstitutionIDs: keys}
-			}
-			got, verdict, err := r.readPages(ctx, span, NewReading(Walk{Next: span.From, Until: span.To, Width: time.Second}, perPage, 0), r.NameCoach.Search, filter)
 			if err != nil {
-				return err
-			}
-			if verdict != Whole {
-				return &IncompleteError{Span: span, Reason: "list: " + into.reason + "; search: " + got.reason}
-			}
-			if err := state.JoinStaged(ctx, r.DB, r.Name, got.id, into.id); err != nil {
 				return err
 			}
 		}
 	}
+	if len(known) < into.total {
+		return &IncompleteError{Span: span, Reason: fmt.Sprintf("list: %s; search for every key of the directory: %d of %d rows", into.reason, len(known), into.total)}
+	}
 	r.Log.Warn("a second with more rows than NameCoach lists was read through search",
 		"bridge", r.Name, "second", span.From.Format(time.RFC3339), "listed", into.rows, "total", into.total)
 	return nil
+}
+
+var errNotWhole = errors.New("the answer about one key is not whole")
+
+// search asks for keys in one question, in halves where its answer is not whole, and hands what each whole answer brought
+// to each.
+func (r *run) search(ctx context.Context, filter namecoach.Filter, key state.DirectoryKey, keys []string, each func(read, *Reading) error) error {
+	// An address with a comma cannot be asked for (NC 198).
+	keys = slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return k == "" || strings.Contains(k, ",") })
+	if len(keys) == 0 {
+		return nil
+	}
+	filter.Emails, filter.InstitutionIDs = keys, nil
+	if key == state.KeyExternalID {
+		filter.Emails, filter.InstitutionIDs = nil, keys
+	}
+	// A question about people has no time to be narrowed in: to the reading it is a single second.
+	reading := NewReading(Walk{Until: time.Unix(1, 0), Next: time.Unix(0, 0), Width: time.Second}, perPage, 0)
+	got, verdict, err := r.readPages(ctx, reading, r.NameCoach.Search, filter)
+	switch {
+	case err != nil:
+		return err
+	case verdict == Whole:
+		return each(got, reading)
+	case len(keys) == 1:
+		return fmt.Errorf("%w: %s", errNotWhole, got.reason)
+	}
+	half := len(keys) / 2
+	return errors.Join(r.search(ctx, filter, key, keys[:half], each), r.search(ctx, filter, key, keys[half:], each))
+}
+
+// settleDoubts asks NameCoach about the people whom the rows that just came put in doubt: a row that looks like another of
+// the same person, or has somebody else's badge or recording, may have taken its place. What the answer does not show
+// is missing, and has moved where its badge or recording is now somebody else's.
+func (r *run) settleDoubts(ctx context.Context) error {
+	suspects, err := state.Suspects(ctx, r.DB, r.Name)
+	if err != nil {
+		return err
+	}
+	asked := map[state.DirectoryKey]map[string]string{state.KeyEmail: {}, state.KeyExternalID: {}}
+	for _, s := range suspects {
+		if s.Email != "" {
+			asked[state.KeyEmail][s.Email] = s.Person
+		} else if s.InstitutionID != "" {
+			asked[state.KeyExternalID][s.InstitutionID] = s.Person
+		}
+	}
+	for key, people := range asked {
+		for keys := range slices.Chunk(slices.Sorted(maps.Keys(people)), searchKeys) {
+			seenBy := uuid.New()
+			var readings []uuid.UUID
+			err := r.search(ctx, namecoach.Filter{}, key, keys, func(got read, _ *Reading) error {
+				readings = append(readings, got.id)
+				return nil
+			})
+			if errors.Is(err, errNotWhole) {
+				r.Log.Warn("people whose rows are in doubt could not be asked about; a backfill settles it", "bridge", r.Name, "people", len(keys), "problem", err)
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			names := make([]string, len(keys))
+			for i, k := range keys {
+				names[i] = people[k]
+			}
+			err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+				if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+					return err
+				}
+				for _, id := range readings {
+					if _, err := state.StoreStaged(ctx, tx, r.Name, id, seenBy); err != nil {
+						return err
+					}
+				}
+				return state.MarkMissing(ctx, tx, r.Name, seenBy, r.began, names)
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// markMissing notes which rows a whole walk from the beginning did not bring. Rows that came since the run began may be
+// newer than the walk.
+func (r *run) markMissing(ctx context.Context) error {
+	return state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+		if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+			return err
+		}
+		return state.MarkMissing(ctx, tx, r.Name, r.seenBy, r.began, nil)
+	})
 }
 
 // participant is the row as it is kept.

@@ -61,6 +61,11 @@ func (b *Bridge) Collect(ctx context.Context) (Result, error) {
 		if err != nil || stored.DirectorySweep == 0 {
 			return err
 		}
+		if !cursor.Until.IsZero() {
+			if err := r.settleDoubts(ctx); err != nil {
+				return err
+			}
+		}
 		if err := r.askLive(ctx, stored.DirectorySweep); err != nil {
 			return err
 		}
@@ -92,14 +97,20 @@ func (b *Bridge) Sweep(ctx context.Context) (Result, error) {
 
 // gather brings our state up to both sides, from since on.
 func (r *run) gather(ctx context.Context, since time.Time) error {
-	if since.IsZero() {
-		since = Beginning
+	everything := since.IsZero()
+	if everything {
+		since, r.seenBy = Beginning, r.id
 	}
 	if err := r.collect(ctx, since); err != nil {
 		return err
 	}
 	if err := r.tail(ctx); err != nil {
 		return err
+	}
+	if everything {
+		if err := r.markMissing(ctx); err != nil {
+			return err
+		}
 	}
 	if err := r.list(ctx); err != nil {
 		return err

@@ -86,19 +86,28 @@ func (r *run) listPage(ctx context.Context, listing *state.Listing, carry **bool
 			}
 		}
 	}
-	err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
-		fresh, err := state.StoreDirectory(ctx, tx, r.Name, listing.Sweep, users)
-		if err != nil {
+	var fresh int64
+	err = state.InTx(ctx, r.DB, func(tx pgx.Tx) (err error) {
+		if fresh, err = state.StoreDirectory(ctx, tx, r.Name, listing.Sweep, users); err != nil || fresh == 0 {
 			return err
-		}
-		if fresh == 0 {
-			return &ListingError{listing.Rows, "a page brought nobody new: the server does not follow the cursor"}
 		}
 		next.Rows = listing.Rows + fresh
 		return state.MoveListing(ctx, tx, r.Name, *listing, next)
 	})
 	if err != nil {
 		return false, err
+	}
+	if fresh == 0 {
+		// A server that keeps fractions of a second which its created does not show repeats the rows of the last second for
+		// ever. That the newest user of all is the last one here is proof enough of the end.
+		newest, ok, err := r.BLN.Newest(ctx)
+		if err != nil {
+			return false, err
+		}
+		if !ok || newest.ID != page.Users[len(page.Users)-1].ID {
+			return false, &ListingError{listing.Rows, "a page brought nobody new: the server does not follow the cursor"}
+		}
+		return true, r.endListing(ctx, *listing)
 	}
 	*listing = next
 	r.progress(PhaseList, int(next.Rows), 0)
@@ -436,7 +445,7 @@ func (r *run) decide(ctx context.Context, tx pgx.Tx, users []state.DueUser, trus
 		u.Participants = append(u.Participants, Participant{
 			ID: string(l.ID), EventAccessCode: l.EventAccessCode, EventTitle: l.EventTitle, InstitutionID: l.InstitutionID,
 			NameBadgeLink: l.NameBadgeLink, RecordingLink: l.RecordingLink, RecordingID: l.RecordingID, RecordingDate: l.RecordingDate,
-			Attributes: l.Attributes,
+			Attributes: l.Attributes, Missing: l.Missing,
 		})
 	}
 	plan := Compute(states, r.Settings.Layout, r.Settings.Events)

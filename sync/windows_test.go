@@ -201,14 +201,12 @@ func TestASingleAnswerOfEverythingIsEnough(t *testing.T) {
 // A single second that the list does not show whole is read by the directory's own keys.
 func TestASecondThatCannotBeSplitIsReadThroughSearch(t *testing.T) {
 	t.Parallel()
-	w := imported(t, simulator.Options{PagingIgnored: true, TruncateRows: 200}, 200, 1)
-	outside := speaker("outside", "outside@elsewhere.example", "", 0)
-	w.AddParticipant(outside)
+	w := imported(t, simulator.Options{PagingIgnored: true, TruncateRows: 200}, 201, 1)
 	after := speaker("after", "u0001@demo.example", "", w.Users()[1].ID)
 	after.EventAccessCode, after.Updated = "A", after.Updated.Add(time.Hour)
 	w.AddParticipant(after)
 	res, err := w.bridge(t).Backfill(t.Context(), time.Time{})
-	if err != nil || res.Written != 200 {
+	if err != nil || res.Written != 201 {
 		t.Errorf("%+v, %v", res, err)
 	}
 	w.right(t)
@@ -217,10 +215,59 @@ func TestASecondThatCannotBeSplitIsReadThroughSearch(t *testing.T) {
 	}
 }
 
+// Rule 3.4: the search must bring as many rows as the list says there are. Here it cannot: the server's search tells
+// capitals apart (trap 27b), or somebody in that second is not in BLN.
+func TestASecondThatSearchCannotCompleteKeepsTheCursor(t *testing.T) {
+	t.Parallel()
+	for name, hide := range map[string]func(*world){
+		"other spelling": func(w *world) {
+			for _, p := range w.Participants() {
+				if p.ID%2 == 0 {
+					w.DeleteParticipant(p.ID)
+					p.Email = strings.ToUpper(p.Email[:1]) + p.Email[1:]
+					w.AddParticipant(p)
+				}
+			}
+		},
+		"an outsider": func(w *world) {
+			rows := w.Participants()
+			outside := speaker("outside", "outside@elsewhere.example", "", 0)
+			outside.Updated = rows[0].Updated
+			w.AddParticipant(outside)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := imported(t, simulator.Options{PagingIgnored: true, TruncateRows: 200, EmailCaseSensitiveSearch: true}, 300, 1)
+			hide(w)
+			before := w.Participants()[0].Updated
+			_, err := w.bridge(t).Backfill(t.Context(), time.Time{})
+			var incomplete *bridgesync.IncompleteError
+			if !errors.As(err, &incomplete) {
+				t.Fatalf("ended with %v", err)
+			}
+			if at := w.cursor(t); at.After(before) {
+				t.Errorf("the cursor went on to %v, over rows of %v", at, before)
+			}
+		})
+	}
+}
+
+// A question whose answer the server cuts short is asked in halves.
+func TestASearchThatBringsTooMuchIsHalved(t *testing.T) {
+	t.Parallel()
+	w := imported(t, simulator.Options{PagingIgnored: true, TruncateRows: 300}, 400, 1)
+	res, err := w.bridge(t).Backfill(t.Context(), time.Time{})
+	if err != nil || res.Written != 400 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	w.right(t)
+}
+
 // The same where search cannot show it whole either: the cursor stays before it, and the operator is told.
 func TestASecondThatCannotBeReadWholeStopsTheCursor(t *testing.T) {
 	t.Parallel()
-	w := imported(t, simulator.Options{PagingIgnored: true, TruncateRows: 100}, 60, 5)
+	w := imported(t, simulator.Options{PagingIgnored: true, TruncateRows: 4}, 60, 5) // one person has more rows than one answer
 	before := speaker("before", "u0000@demo.example", "", w.Users()[0].ID)
 	before.Updated = before.Updated.Add(-time.Hour)
 	w.AddParticipant(before)
