@@ -174,12 +174,13 @@ CREATE TABLE participants (
     link_due boolean DEFAULT true NOT NULL,
     seen_run uuid,
     missing_since timestamp with time zone,
-    moved boolean DEFAULT false NOT NULL,
+    replaced boolean DEFAULT false NOT NULL,
     PRIMARY KEY (bridge, participant),
     FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
 );
 CREATE INDEX participants_badge ON participants USING btree (bridge, name_badge_link) WHERE (name_badge_link <> ''::text);
 CREATE INDEX participants_due ON participants USING btree (bridge, person) WHERE link_due;
+CREATE INDEX participants_missing ON participants USING btree (bridge, person) WHERE (missing_since IS NOT NULL);
 CREATE INDEX participants_person ON participants USING btree (bridge, person);
 CREATE INDEX participants_recording ON participants USING btree (bridge, recording_id) WHERE (recording_id <> ''::text);
 COMMENT ON TABLE participants IS 'NameCoach rows: one person in one event. Empty text: NameCoach has nothing.';
@@ -189,7 +190,7 @@ COMMENT ON COLUMN participants.content IS 'Digest of what may reach BLN or a lin
 COMMENT ON COLUMN participants.link_due IS 'New or changed since its person was last linked.';
 COMMENT ON COLUMN participants.seen_run IS 'The last walk from the beginning, or question about its person, that brought it.';
 COMMENT ON COLUMN participants.missing_since IS 'A whole walk from the beginning, or an answer about its person, did not bring it. It speaks only while nobody else does.';
-COMMENT ON COLUMN participants.moved IS 'Missing, and its badge or recording is now on a row of somebody else: it speaks for nobody.';
+COMMENT ON COLUMN participants.replaced IS 'Missing, and another row stands in its place: one of the same person, or one of somebody else with its badge or recording. It speaks for nobody.';
 
 CREATE TABLE plan_steps (
     bridge text NOT NULL,

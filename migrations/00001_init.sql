@@ -100,12 +100,13 @@ CREATE TABLE participants (
     link_due          boolean NOT NULL DEFAULT true,
     seen_run          uuid,
     missing_since     timestamptz,
-    moved             boolean NOT NULL DEFAULT false,
+    replaced          boolean NOT NULL DEFAULT false,
     PRIMARY KEY (bridge, participant)
 );
 CREATE INDEX participants_person ON participants (bridge, person);
 CREATE INDEX participants_badge ON participants (bridge, name_badge_link) WHERE name_badge_link <> '';
 CREATE INDEX participants_recording ON participants (bridge, recording_id) WHERE recording_id <> '';
+CREATE INDEX participants_missing ON participants (bridge, person) WHERE missing_since IS NOT NULL;
 CREATE INDEX participants_due ON participants (bridge, person) WHERE link_due;
 COMMENT ON TABLE participants IS 'NameCoach rows: one person in one event. Empty text: NameCoach has nothing.';
 COMMENT ON COLUMN participants.participant IS 'Digest of event, folded address, institution id and badge link: NameCoach rows have no id.';
@@ -113,12 +114,12 @@ COMMENT ON COLUMN participants.person IS 'email:ADDRESS (case-folded), else id:I
 COMMENT ON COLUMN participants.content IS 'Digest of what may reach BLN or a link, volatile URL queries left out.';
 COMMENT ON COLUMN participants.seen_run IS 'The last walk from the beginning, or question about its person, that brought it.';
 COMMENT ON COLUMN participants.missing_since IS 'A whole walk from the beginning, or an answer about its person, did not bring it. It speaks only while nobody else does.';
-COMMENT ON COLUMN participants.moved IS 'Missing, and its badge or recording is now on a row of somebody else: it speaks for nobody.';
+COMMENT ON COLUMN participants.replaced IS 'Missing, and another row stands in its place: one of the same person, or one of somebody else with its badge or recording. It speaks for nobody.';
 COMMENT ON COLUMN participants.link_due IS 'New or changed since its person was last linked.';
 
 CREATE UNLOGGED TABLE staged_participants (LIKE participants INCLUDING DEFAULTS);
 ALTER TABLE staged_participants ADD COLUMN reading uuid NOT NULL, ADD COLUMN staged_at timestamptz NOT NULL DEFAULT now();
-ALTER TABLE staged_participants DROP COLUMN link_due, DROP COLUMN changed_at, DROP COLUMN seen_run, DROP COLUMN missing_since, DROP COLUMN moved;
+ALTER TABLE staged_participants DROP COLUMN link_due, DROP COLUMN changed_at, DROP COLUMN seen_run, DROP COLUMN missing_since, DROP COLUMN replaced;
 CREATE INDEX staged_participants_reading ON staged_participants (bridge, reading);
 COMMENT ON TABLE staged_participants IS 'Rows of a window while its pages are read. They count only when the window is whole.';
 

@@ -174,14 +174,14 @@ const (
 	KeyExternalID DirectoryKey = "external_id"
 )
 
-// DirectoryKeys gives up to limit keys of present users after the given one, in order; addresses folded and, where that
-// differs, as BLN spells them.
+// DirectoryKeys gives up to limit keys of present users after the given one, in order; addresses folded.
 func DirectoryKeys(ctx context.Context, q Querier, bridge string, key DirectoryKey, after string, limit int) ([]string, error) {
-	keyed := `SELECT external_id AS k FROM directory_users WHERE bridge = $1 AND gone_at IS NULL`
+	column := "external_id"
 	if key == KeyEmail {
-		keyed = `SELECT unnest(ARRAY[email, username]) AS k FROM directory_users WHERE bridge = $1 AND gone_at IS NULL AND email <> ''`
+		column = "email"
 	}
-	rows, err := q.Query(ctx, `SELECT DISTINCT k FROM (`+keyed+`) x WHERE k > $2 ORDER BY k LIMIT $3`, bridge, after, limit)
+	rows, err := q.Query(ctx, `SELECT DISTINCT `+column+` FROM directory_users
+		WHERE bridge = $1 AND gone_at IS NULL AND `+column+` <> '' AND `+column+` > $2 ORDER BY 1 LIMIT $3`, bridge, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read directory keys: %w", err)
 	}
@@ -227,7 +227,7 @@ func NextUsers(ctx context.Context, q Querier, bridge string, after int64, limit
 		SELECT d.user_id, d.gone_at IS NOT NULL AS gone, d.decide_due AS due, d.listed_fragment, d.listed_content,
 			d.applied_digest, d.applied_source, coalesce(d.action, '') AS action, d.wanted_digest, d.wanted_version > d.applied_version AS pending,
 			EXISTS (SELECT 1 FROM participants p LEFT JOIN links l USING (bridge, person)
-				WHERE p.bridge = $1 AND p.participant = d.applied_source AND (p.moved OR l.user_id <> d.user_id)) AS source_moved,
+				WHERE p.bridge = $1 AND p.participant = d.applied_source AND (p.replaced OR l.user_id <> d.user_id)) AS source_moved,
 			coalesce(h.reason, '') AS held_reason, h.content AS held_content, h.checked_at AS held_checked
 		FROM next JOIN directory_users d ON d.bridge = $1 AND d.user_id = next.user_id
 		LEFT JOIN holds h ON h.bridge = $1 AND h.kind = 'user' AND h.subject = d.user_id::text

@@ -66,7 +66,7 @@ func StoreStaged(ctx context.Context, q Querier, bridge string, reading, seenBy 
 			first_name = EXCLUDED.first_name, last_name = EXCLUDED.last_name, name_badge_link = EXCLUDED.name_badge_link,
 			recording_link = EXCLUDED.recording_link, recording_id = EXCLUDED.recording_id, recording_date = EXCLUDED.recording_date,
 			attributes = EXCLUDED.attributes, content = EXCLUDED.content, changed_at = now(), link_due = true,
-			missing_since = NULL, moved = false
+			missing_since = NULL, replaced = false
 		WHERE participants.content <> EXCLUDED.content OR participants.missing_since IS NOT NULL`, bridge, reading)
 	if err != nil {
 		return 0, fmt.Errorf("store participants: %w", err)
@@ -127,14 +127,14 @@ func NextPeople(ctx context.Context, q Querier, bridge, after string, limit int,
 	}
 	people, err := collect[PersonKeys](q.Query(ctx, `WITH next AS (
 			SELECT DISTINCT person FROM participants
-			WHERE bridge = $1 AND person > $2`+due+` AND NOT moved AND (cardinality($4::text[]) = 0 OR event_access_code = ANY($4))
+			WHERE bridge = $1 AND person > $2`+due+` AND NOT replaced AND (cardinality($4::text[]) = 0 OR event_access_code = ANY($4))
 			ORDER BY person LIMIT $3)
 		SELECT p.person,
 			array_agg(DISTINCT p.institution_id) FILTER (WHERE p.institution_id <> '') AS institution_ids,
 			bool_or(p.link_due) AS due,
 			coalesce(max(l.user_id) FILTER (WHERE l.rule = 'hand'), 0) AS hand,
 			coalesce(max(l.user_id), 0) AS was_user
-		FROM next JOIN participants p ON p.bridge = $1 AND p.person = next.person AND NOT p.moved AND (cardinality($4::text[]) = 0 OR p.event_access_code = ANY($4))
+		FROM next JOIN participants p ON p.bridge = $1 AND p.person = next.person AND NOT p.replaced AND (cardinality($4::text[]) = 0 OR p.event_access_code = ANY($4))
 		LEFT JOIN links l ON l.bridge = $1 AND l.person = p.person
 		GROUP BY p.person ORDER BY p.person`, bridge, after, limit, orEmpty(events)))
 	if err != nil {
@@ -144,9 +144,10 @@ func NextPeople(ctx context.Context, q Querier, bridge, after string, limit int,
 }
 
 // MarkMissing notes the rows that seenBy, which should have brought all rows (of people, or of everybody where that is nil),
-// did not bring. Rows stored since before are left alone: they may be newer than what it read. A missing row of a person who
-// has others is forgotten. A row whose badge or recording is now on somebody else's row has moved: it speaks for nobody,
-// and the person's link ends with it. Any other stays, for absence is not evidence. Run it under LockParticipants.
+// did not bring. Rows stored since before are left alone: they may be newer than what it read. A missing row is replaced
+// where the same person has others, or where its badge or recording is now on somebody else's row: then it speaks for
+// nobody, and the link of a person who has no other row ends. Any other stays, for absence is not evidence. Run it under
+// LockParticipants.
 func MarkMissing(ctx context.Context, q Querier, bridge string, seenBy uuid.UUID, before time.Time, people []string) error {
 	_, err := q.Exec(ctx, `UPDATE participants SET missing_since = now(), link_due = true
 		WHERE bridge = $1 AND missing_since IS NULL AND seen_run IS DISTINCT FROM $2 AND changed_at < $3
@@ -154,19 +155,21 @@ func MarkMissing(ctx context.Context, q Querier, bridge string, seenBy uuid.UUID
 	if err != nil {
 		return fmt.Errorf("mark missing participants: %w", err)
 	}
-	const moved = `UPDATE participants m SET moved = true, link_due = true FROM participants c
-		WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND NOT m.moved AND c.bridge = $1 AND c.missing_since IS NULL AND c.person <> m.person `
+	const replaced = `UPDATE participants m SET replaced = true, link_due = true FROM participants c
+		WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND NOT m.replaced AND c.bridge = $1 AND c.missing_since IS NULL AND `
 	for _, sql := range []string{
-		`WITH dropped AS (DELETE FROM participants m WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND EXISTS (
-				SELECT 1 FROM participants c WHERE c.bridge = $1 AND c.person = m.person AND c.missing_since IS NULL) RETURNING person)
-			UPDATE participants p SET link_due = true FROM dropped
-			WHERE p.bridge = $1 AND p.person = dropped.person AND p.missing_since IS NULL`,
-		moved + `AND m.name_badge_link <> '' AND c.name_badge_link = m.name_badge_link`,
-		moved + `AND m.recording_id <> '' AND c.recording_id = m.recording_id`,
-		`WITH ended AS (SELECT person FROM participants WHERE bridge = $1 AND missing_since IS NOT NULL GROUP BY person HAVING bool_and(moved)),
+		replaced + `c.person = m.person`,
+		replaced + `c.person <> m.person AND m.name_badge_link <> '' AND c.name_badge_link = m.name_badge_link`,
+		replaced + `c.person <> m.person AND m.recording_id <> '' AND c.recording_id = m.recording_id`,
+		// Those who have nothing but replaced rows are nobody's any more; the others are linked by what they have.
+		`UPDATE participants p SET link_due = true FROM participants m
+			WHERE m.bridge = $1 AND m.replaced AND m.link_due AND p.bridge = $1 AND p.person = m.person AND NOT p.replaced`,
+		`WITH ended AS (SELECT DISTINCT m.person FROM participants m WHERE m.bridge = $1 AND m.replaced AND m.link_due
+				AND NOT EXISTS (SELECT 1 FROM participants c WHERE c.bridge = $1 AND c.person = m.person AND NOT c.replaced)),
 			lifted AS (DELETE FROM holds h USING ended WHERE h.bridge = $1 AND h.kind = 'person' AND h.subject = ended.person),
 			unlinked AS (DELETE FROM links l USING ended WHERE l.bridge = $1 AND l.person = ended.person AND l.rule <> 'hand' RETURNING l.user_id)
 			UPDATE directory_users d SET decide_due = true FROM unlinked WHERE d.bridge = $1 AND d.user_id = unlinked.user_id`,
+		`UPDATE participants SET link_due = false WHERE bridge = $1 AND missing_since IS NOT NULL AND replaced AND link_due`,
 	} {
 		if _, err := q.Exec(ctx, sql, bridge); err != nil {
 			return fmt.Errorf("mark missing participants: %w", err)
@@ -188,7 +191,7 @@ func Suspects(ctx context.Context, q Querier, bridge string) ([]Suspect, error) 
 	ss, err := collect[Suspect](q.Query(ctx, `WITH came AS (SELECT * FROM participants WHERE bridge = $1 AND link_due AND missing_since IS NULL)
 		SELECT DISTINCT ON (person) person, email, institution_id FROM (
 			SELECT p.person, c.email, c.institution_id FROM came c JOIN participants p ON p.bridge = $1 AND p.person = c.person
-				AND p.event_access_code = c.event_access_code AND p.participant <> c.participant
+				AND p.event_access_code = c.event_access_code AND p.participant <> c.participant AND p.missing_since IS NULL
 			UNION ALL SELECT p.person, p.email, p.institution_id FROM came c JOIN participants p ON p.bridge = $1
 				AND p.name_badge_link <> '' AND p.name_badge_link = c.name_badge_link AND p.person <> c.person AND p.missing_since IS NULL
 			UNION ALL SELECT p.person, p.email, p.institution_id FROM came c JOIN participants p ON p.bridge = $1
@@ -207,10 +210,10 @@ type LinkedParticipant struct {
 	Participant
 }
 
-// ParticipantsOf gives everyone who is linked to the users, but rows that have moved to somebody else.
+// ParticipantsOf gives everyone who is linked to the users, but rows that others have replaced.
 func ParticipantsOf(ctx context.Context, q Querier, bridge string, users []int64) ([]LinkedParticipant, error) {
 	ps, err := collect[LinkedParticipant](q.Query(ctx, `SELECT l.user_id, p.missing_since IS NOT NULL AS missing, `+participantColumns+`
-		FROM links l JOIN participants p USING (bridge, person) WHERE l.bridge = $1 AND l.user_id = ANY($2) AND NOT p.moved`, bridge, users))
+		FROM links l JOIN participants p USING (bridge, person) WHERE l.bridge = $1 AND l.user_id = ANY($2) AND NOT p.replaced`, bridge, users))
 	if err != nil {
 		return nil, fmt.Errorf("read linked participants: %w", err)
 	}

@@ -213,11 +213,11 @@ func (r *run) readWindow(ctx context.Context, walk Walk, span Span) (read, error
 				got.reason = err.Error()
 				return got, nil // not whole: a narrower window has a smaller answer
 			}
-			if err != nil {
-				return got, retryable(err)
+			if err != nil && !errors.As(err, new(brokenOff)) {
+				err = backoff.Permanent(err)
 			}
-			if verdict != ReadAgain {
-				return got, nil
+			if err != nil || verdict != ReadAgain {
+				return got, err
 			}
 			attempt++
 			if err := state.DropStaged(ctx, r.DB, r.Name, got.id); err != nil {
@@ -227,15 +227,10 @@ func (r *run) readWindow(ctx context.Context, walk Walk, span Span) (read, error
 	}, backoff.WithBackOff(backoff.NewExponentialBackOff()), backoff.WithMaxTries(6))
 }
 
-// retryable marks errors that reading again cannot mend as permanent. The client has already repeated what was refused for a
-// moment; what is left to repeat are answers that broke off in the middle.
-func retryable(err error) error {
-	var e *httpapi.Error
-	if errors.As(err, &e) && e.Status == 0 {
-		return err
-	}
-	return backoff.Permanent(err)
-}
+// brokenOff is an answer that ended in its middle. What was refused, or never answered, the client has repeated already.
+type brokenOff struct{ error }
+
+func (e brokenOff) Unwrap() error { return e.error }
 
 type ask func(context.Context, namecoach.Filter) (*namecoach.Answer, error)
 
@@ -269,7 +264,7 @@ func (r *run) readPages(ctx context.Context, reading *Reading, ask ask, filter n
 		}
 		for p, err := range answer.Participants() {
 			if err != nil {
-				return got, verdict, err
+				return got, verdict, brokenOff{err}
 			}
 			reading.Row(rowID(p))
 			if reading.Distinct() > maxAnswerRows && !reading.single {
@@ -379,7 +374,7 @@ func (r *run) search(ctx context.Context, filter namecoach.Filter, key state.Dir
 
 // settleDoubts asks NameCoach about the people whom the rows that just came put in doubt: a row that looks like another of
 // the same person, or has somebody else's badge or recording, may have taken its place. What the answer does not show
-// is missing, and has moved where its badge or recording is now somebody else's.
+// is missing, and replaced where its badge or recording is now somebody else's.
 func (r *run) settleDoubts(ctx context.Context) error {
 	suspects, err := state.Suspects(ctx, r.DB, r.Name)
 	if err != nil {

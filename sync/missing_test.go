@@ -107,3 +107,25 @@ func TestAListWhoseOrderIsHiddenEndsAtItsNewestUser(t *testing.T) {
 		w.right(t)
 	}
 }
+
+// A corrected institution id makes another row of the same person: whoever the old one named must not keep the voice.
+func TestAVoiceWhoseInstitutionIDWasCorrectedIsClearedWhereItWas(t *testing.T) {
+	t.Parallel()
+	for _, incremental := range []bool{false, true} {
+		w := start(t, simulator.Options{})
+		wrong, right := w.user("wrong@demo.example", "A"), w.user("right@demo.example", "B")
+		row := w.AddParticipant(speaker("x", "someone@elsewhere.example", "A", wrong))
+		w.backfill(t)
+		w.settled(func() {
+			w.UpdateParticipant(row, func(p *simulator.Participant) { p.InstitutionID, p.For = "B", right })
+		})
+		if incremental {
+			if _, err := w.bridge(t).Collect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		} else if res := w.backfill(t); res.Cleared != 1 {
+			t.Errorf("%+v", res)
+		}
+		w.right(t)
+	}
+}

@@ -24,7 +24,7 @@ type UserState struct {
 	Seen          []byte        // what stands in BLN under our keys, as Layout.Seen tells it
 	Applied       []byte        // digest of what we last wrote and verified; nil: never, or cleared
 	AppliedSource string        // the participant it was made from
-	SourceMoved   bool          // that participant is now linked to another user
+	SourceMoved   bool          // that participant is now linked to another user, or another row has replaced it
 	Gone          bool          // a confirmed census says that nobody on NameCoach speaks for this user any more
 	Held          Reason        // set where the user is held for a reason that planning cannot judge (unwritable, reverted)
 }
