@@ -331,10 +331,12 @@ func PendingUsers(ctx context.Context, q Querier, bridge string, after int64, li
 // ClaimOpen gives owner up to limit users that have an unsettled write and no live owner: a process died, or lost the
 // database or BLN, between sending and verifying.
 func ClaimOpen(ctx context.Context, q Querier, bridge string, owner uuid.UUID, limit int) ([]OpenEntry, error) {
+	// From the few open entries to their users: the other way round every user would be looked at.
 	es, err := collect[OpenEntry](q.Query(ctx, `WITH next AS MATERIALIZED (
-			SELECT user_id AS id FROM directory_users d WHERE d.bridge = $1 AND `+free+` AND NOT `+settled+`
-				AND (d.retry_at IS NULL OR d.retry_at <= now())
-			ORDER BY user_id LIMIT $3 FOR UPDATE SKIP LOCKED),
+			SELECT d.user_id AS id FROM (SELECT DISTINCT user_id FROM journal WHERE bridge = $1 AND state = 'sending') open
+			JOIN directory_users d ON d.bridge = $1 AND d.user_id = open.user_id
+			WHERE `+free+` AND (d.retry_at IS NULL OR d.retry_at <= now())
+			ORDER BY d.user_id LIMIT $3 FOR UPDATE OF d SKIP LOCKED),
 		claimed AS (UPDATE directory_users SET claim_owner = $2, fence = fence + 1 FROM next WHERE bridge = $1 AND user_id = next.id
 			RETURNING user_id, fence, attempts)
 		SELECT j.entry, j.user_id, claimed.fence, claimed.attempts, now() - j.created_at AS age, j.run, j.before, j.before_fragment, j.after_fragment
@@ -365,10 +367,11 @@ func CountPending(ctx context.Context, q Querier, bridge string) (Pending, error
 			count(*) FILTER (WHERE pending AND action = 'clear') AS clears,
 			count(*) FILTER (WHERE NOT settled) AS open,
 			min(retry_at) FILTER (WHERE NOT ripe) AS retry
-		FROM (SELECT action, retry_at, wanted_version > applied_version AS pending, retry_at IS NULL OR retry_at <= now() AS ripe,
-				`+free+` AS free, `+settled+` AS settled
-			FROM directory_users d WHERE bridge = $1 AND gone_at IS NULL AND (wanted_version > applied_version
-				OR EXISTS (SELECT 1 FROM journal j WHERE j.bridge = $1 AND j.user_id = d.user_id AND j.state = 'sending'))) x`, bridge))
+		FROM (SELECT user_id FROM directory_users WHERE bridge = $1 AND wanted_version > applied_version AND gone_at IS NULL
+			UNION SELECT user_id FROM journal WHERE bridge = $1 AND state = 'sending') concerned
+		CROSS JOIN LATERAL (SELECT action, retry_at, wanted_version > applied_version AND gone_at IS NULL AS pending,
+				retry_at IS NULL OR retry_at <= now() AS ripe, `+free+` AS free, `+settled+` AS settled
+			FROM directory_users d WHERE d.bridge = $1 AND d.user_id = concerned.user_id) x`, bridge))
 	if err != nil {
 		return p, fmt.Errorf("count pending users: %w", err)
 	}
