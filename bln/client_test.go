@@ -283,8 +283,19 @@ func TestAWrongPasswordIsNotTriedAgainAndAgain(t *testing.T) {
 		later time.Duration
 		asked int64
 	}{
-		{0, 1}, {0, 1}, {59 * time.Second, 1}, {time.Second, 2}, {119 * time.Second, 2}, {time.Second, 3}, {4 * time.Minute, 4},
-		{8 * time.Minute, 5}, {16 * time.Minute, 6}, {32 * time.Minute, 7}, {59 * time.Minute, 7}, {time.Minute, 8}, {time.Hour, 9},
+		{0, 1},
+		{0, 1},
+		{59 * time.Second, 1},
+		{time.Second, 2},
+		{119 * time.Second, 2},
+		{time.Second, 3},
+		{4 * time.Minute, 4},
+		{8 * time.Minute, 5},
+		{16 * time.Minute, 6},
+		{32 * time.Minute, 7},
+		{59 * time.Minute, 7},
+		{time.Minute, 8},
+		{time.Hour, 9},
 	} {
 		now = now.Add(step.later)
 		if err := ask(); !errors.As(err, &refused) || asked.Load() != step.asked {
@@ -459,7 +470,14 @@ func TestACLKnowsTheDocumentedShapeOnly(t *testing.T) {
 	}{
 		{`{"resource-1":["privilege-A","privilege-B"],"resource-2":[]}`, map[string][]string{"resource-1": {"privilege-A", "privilege-B"}, "resource-2": {}}},
 		{`{}`, map[string][]string{}},
-		{`[]`, nil}, {`null`, nil}, {`{"a":[],"a":["b"]}`, nil}, {`{"a":null}`, nil}, {`{"a":{"b":"c"}}`, nil}, {`{"a":[1]}`, nil}, {`{"a":["b"`, nil}, {``, nil},
+		{`[]`, nil},
+		{`null`, nil},
+		{`{"a":[],"a":["b"]}`, nil},
+		{`{"a":null}`, nil},
+		{`{"a":{"b":"c"}}`, nil},
+		{`{"a":[1]}`, nil},
+		{`{"a":["b"`, nil},
+		{``, nil},
 	} {
 		f := newFakeBLN(t)
 		var query url.Values

@@ -50,8 +50,10 @@ func TestUsersReadsTheDocumentedPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []User{
-		{RowID: 10001, ID: 100, Role: "admin", ExternalID: "222-444-666", Username: "tim@example.com", FirstName: "Tim", LastName: "Cook", Created: "2012-03-26T12:11:45Z",
-			OtherInfo: mustParse(t, `{"birthYear": 1978, "jobTitle": "Security Officer"}`), HasOtherInfo: true},
+		{
+			RowID: 10001, ID: 100, Role: "admin", ExternalID: "222-444-666", Username: "tim@example.com", FirstName: "Tim", LastName: "Cook", Created: "2012-03-26T12:11:45Z",
+			OtherInfo: mustParse(t, `{"birthYear": 1978, "jobTitle": "Security Officer"}`), HasOtherInfo: true,
+		},
 		{RowID: 20001, ID: 200, Role: "member", Username: "johnny", Created: "2012-11-26T12:11:45Z", Modified: "2013-01-01T00:00:00Z", HasOtherInfo: true},
 	}
 	if diff := cmp.Diff(want, page.Users, cmp.AllowUnexported(OtherInfo{})); diff != "" {

@@ -248,7 +248,8 @@ func TestLatestAsksForTokens(t *testing.T) {
 	}
 	want := []request{{
 		"GET", "/api/private/v5/participants/latest",
-		url.Values{"tokens": {"karla-gleichauf@example.com,john.snow"}, "include": {"embeddables"}}, "",
+		url.Values{"tokens": {"karla-gleichauf@example.com,john.snow"}, "include": {"embeddables"}},
+		"",
 	}}
 	if diff := cmp.Diff(want, f.requests()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -224,7 +224,8 @@ func TestAStaleFenceChangesNothing(t *testing.T) {
 	}
 	// And for the one that holds it, each of two users by its own fence.
 	must(t, state.Fail(t.Context(), db, "a", []state.Failure{
-		{UserID: 1, Fence: by[1].Fence, Problem: "problem", RetryAfter: 90 * time.Second}, {UserID: 2, Fence: by[2].Fence + 1, Problem: "stale"}}))
+		{UserID: 1, Fence: by[1].Fence, Problem: "problem", RetryAfter: 90 * time.Second}, {UserID: 2, Fence: by[2].Fence + 1, Problem: "stale"},
+	}))
 	got := value[string](t, db, `SELECT string_agg(concat_ws('|', user_id, claim_owner IS NULL, attempts, last_error, round(extract(epoch FROM retry_at - now()) / 10)), ';' ORDER BY user_id) FROM directory_users`)
 	if got != "1|t|1|problem|9;2|f|0" {
 		t.Errorf("failed: %s", got)

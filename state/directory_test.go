@@ -128,8 +128,10 @@ func TestUsersThatACompleteListingDidNotShowAreGoneUntilTheyShowAgain(t *testing
 func TestAUserIsStoredAsTheListShowsIt(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a")
-	one := state.DirectoryUser{UserID: 1, Username: "Jane@X", Email: "jane@x", ExternalID: `17\"{},NULL`, OtherEmails: []string{`a,"b"@x`, `{}`, `c\d@x`, "NULL", "é@x", "'"},
-		ListedFragment: []byte{0, 255}, ListedContent: []byte("x")}
+	one := state.DirectoryUser{
+		UserID: 1, Username: "Jane@X", Email: "jane@x", ExternalID: `17\"{},NULL`, OtherEmails: []string{`a,"b"@x`, `{}`, `c\d@x`, "NULL", "é@x", "'"},
+		ListedFragment: []byte{0, 255}, ListedContent: []byte("x"),
+	}
 	if n := get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 5, []state.DirectoryUser{one})); n != 1 {
 		t.Errorf("%d are new", n)
 	}
@@ -232,7 +234,8 @@ func TestWhoIsGoneGivesItsPeopleBack(t *testing.T) {
 	store(t, db, "a", participant("a@x", "E"), participant("b@x", "E"), participant("c@x", "E"))
 	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, []state.DirectoryUser{user(1, "a@x", ""), user(2, "c@x", "")}))
 	must(t, state.StoreDecisions(t.Context(), db, "a", []state.Decided{
-		{Person: "email:a@x", UserID: 1, Rule: "email"}, {Person: "email:b@x"}, {Person: "email:c@x", UserID: 2, Rule: "email"}}))
+		{Person: "email:a@x", UserID: 1, Rule: "email"}, {Person: "email:b@x"}, {Person: "email:c@x", UserID: 2, Rule: "email"},
+	}))
 	exec(t, db, `INSERT INTO links (bridge, person, user_id, rule) VALUES ('a', 'email:b@x', 1, 'hand')`)
 	must(t, state.MarkGone(t.Context(), db, "a", 1))
 	if got := value[string](t, db, `SELECT string_agg(person || ' ' || rule, ',' ORDER BY person) FROM links`); got != "email:b@x hand,email:c@x email" {

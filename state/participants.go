@@ -38,12 +38,16 @@ type Copier interface {
 
 // StageParticipants keeps rows of a window that is still being read.
 func StageParticipants(ctx context.Context, c Copier, bridge string, reading uuid.UUID, rows []Participant) error {
-	columns := []string{"bridge", "reading", "participant", "person", "email", "institution_id", "event_access_code", "event_title",
-		"first_name", "last_name", "name_badge_link", "recording_link", "recording_id", "recording_date", "attributes", "content"}
+	columns := []string{
+		"bridge", "reading", "participant", "person", "email", "institution_id", "event_access_code", "event_title",
+		"first_name", "last_name", "name_badge_link", "recording_link", "recording_id", "recording_date", "attributes", "content",
+	}
 	_, err := c.CopyFrom(ctx, pgx.Identifier{"staged_participants"}, columns, pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) {
 		p := rows[i]
-		return []any{bridge, reading, p.ID, p.Person, p.Email, p.InstitutionID, p.EventAccessCode, p.EventTitle,
-			p.FirstName, p.LastName, p.NameBadgeLink, p.RecordingLink, p.RecordingID, p.RecordingDate, p.Attributes, p.Content}, nil
+		return []any{
+			bridge, reading, p.ID, p.Person, p.Email, p.InstitutionID, p.EventAccessCode, p.EventTitle,
+			p.FirstName, p.LastName, p.NameBadgeLink, p.RecordingLink, p.RecordingID, p.RecordingDate, p.Attributes, p.Content,
+		}, nil
 	}))
 	if err != nil {
 		return fmt.Errorf("stage participants: %w", err)

@@ -230,7 +230,8 @@ func TestDecisionsMoveLinksAndMarkWhomTheyConcern(t *testing.T) {
 	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, users))
 	store(t, db, "a", participant("stays@x", "E"), participant("moves@x", "E"), participant("lost@x", "E"), participant("hand@x", "E"), participant("new@x", "E"), participant("changed@x", "E"), participant("nobody@x", "E"))
 	must(t, state.StoreDecisions(t.Context(), db, "a", []state.Decided{
-		{Person: "email:stays@x", UserID: 1, Rule: "email"}, {Person: "email:moves@x", UserID: 2, Rule: "email"}, {Person: "email:lost@x", UserID: 3, Rule: "externalId"}, {Person: "email:changed@x", UserID: 7, Rule: "email"}}))
+		{Person: "email:stays@x", UserID: 1, Rule: "email"}, {Person: "email:moves@x", UserID: 2, Rule: "email"}, {Person: "email:lost@x", UserID: 3, Rule: "externalId"}, {Person: "email:changed@x", UserID: 7, Rule: "email"},
+	}))
 	exec(t, db, `INSERT INTO links (bridge, person, user_id, rule, reason) VALUES ('a', 'email:hand@x', 4, 'hand', 'why')`)
 	exec(t, db, `UPDATE directory_users SET decide_due = false`)
 	exec(t, db, `UPDATE participants SET link_due = true`)

@@ -89,8 +89,10 @@ func contents(t testing.TB, db *pgxpool.Pool, bridge string) map[string]string {
 
 // participant is a row of somebody with that address in that event.
 func participant(email, event string) state.Participant {
-	return state.Participant{ID: []byte(email + "/" + event), Person: "email:" + email, Email: email, EventAccessCode: event,
-		RecordingLink: "https://x/" + email, Content: []byte("content of " + email)}
+	return state.Participant{
+		ID: []byte(email + "/" + event), Person: "email:" + email, Email: email, EventAccessCode: event,
+		RecordingLink: "https://x/" + email, Content: []byte("content of " + email),
+	}
 }
 
 // store makes rows count.
@@ -230,8 +232,10 @@ func everything(t *testing.T, db *pgxpool.Pool, bridge string) map[string]bool {
 	}
 	intents := []*state.Intent{in(claimed[0]), in(claimed[1]), in(claimed[2]), in(claimed[4])}
 	do("Journal", state.Journal(ctx, db, bridge, intents))
-	do("Settle", state.Settle(ctx, db, bridge, []state.Outcome{{UserID: 1, Fence: claimed[0].Fence, Entry: intents[0].Entry, State: state.Verified, Applied: true,
-		Version: claimed[0].Version, Digest: []byte("wanted"), Source: []byte("source")}}))
+	do("Settle", state.Settle(ctx, db, bridge, []state.Outcome{{
+		UserID: 1, Fence: claimed[0].Fence, Entry: intents[0].Entry, State: state.Verified, Applied: true,
+		Version: claimed[0].Version, Digest: []byte("wanted"), Source: []byte("source"),
+	}}))
 	do("CloseEntry", state.CloseEntry(ctx, db, bridge, intents[1].Entry, state.Unsent, "note"))
 	do("Fail", state.Fail(ctx, db, bridge, []state.Failure{{UserID: 2, Fence: claimed[1].Fence, Problem: "problem"}}))
 	do("Withdraw", state.Withdraw(ctx, db, bridge, claimed[3:4]))

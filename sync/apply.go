@@ -356,8 +356,10 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, rest *rema
 	for _, x := range m.members {
 		after[x.Key] = x.Value
 	}
-	intent := &state.Intent{Run: w.id, UserID: c.UserID, Fence: c.Fence, Action: c.Action, Version: c.Version, Before: m.before.JSON(),
-		BeforeFragment: encodeMembers(w.ours(m.before)), AfterFragment: encodeMembers(after)}
+	intent := &state.Intent{
+		Run: w.id, UserID: c.UserID, Fence: c.Fence, Action: c.Action, Version: c.Version, Before: m.before.JSON(),
+		BeforeFragment: encodeMembers(w.ours(m.before)), AfterFragment: encodeMembers(after),
+	}
 	if err := w.journal.Do(intent); err != nil {
 		return false, database(err)
 	}
@@ -455,8 +457,10 @@ func (w *writer) close(ctx context.Context, entry int64, as, note string) error 
 
 func (w *writer) verify(c state.Claimed, in *state.Intent) error {
 	w.verified.Add(1)
-	return database(w.settle.Do(state.Outcome{UserID: c.UserID, Fence: c.Fence, Entry: in.Entry, State: state.Verified,
-		Applied: true, Version: c.Version, Digest: c.WantedDigest, Source: c.WantedSource}))
+	return database(w.settle.Do(state.Outcome{
+		UserID: c.UserID, Fence: c.Fence, Entry: in.Entry, State: state.Verified,
+		Applied: true, Version: c.Version, Digest: c.WantedDigest, Source: c.WantedSource,
+	}))
 }
 
 // confirms says whether the answer to a write shows all that must be seen. One that leaves our keys out shows nothing of

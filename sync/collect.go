@@ -466,8 +466,10 @@ func (r *run) participant(p namecoach.Participant) state.Participant {
 	}
 	out.ID = id[:]
 	out.Person = PersonKey(email, institution, hex.EncodeToString(out.ID))
-	parts := []string{out.Person, out.InstitutionID, event, out.EventTitle, out.FirstName, out.LastName, out.NameBadgeLink,
-		StableLink(out.RecordingLink), out.RecordingID, out.RecordingDate}
+	parts := []string{
+		out.Person, out.InstitutionID, event, out.EventTitle, out.FirstName, out.LastName, out.NameBadgeLink,
+		StableLink(out.RecordingLink), out.RecordingID, out.RecordingDate,
+	}
 	for _, k := range slices.Sorted(maps.Keys(out.Attributes)) {
 		parts = append(parts, k, out.Attributes[k])
 	}
@@ -498,8 +500,10 @@ func attribute(p namecoach.Participant, name string) (string, bool) {
 
 // rowID sums a whole row up, less the queries of its links, which may change from answer to answer.
 func rowID(p namecoach.Participant) RowID {
-	parts := []string{p.FirstName, p.LastName, p.Email, p.InstitutionID, p.EventTitle, p.EventSlug, p.EventAccessCode, p.EventCode,
-		StableLink(p.RecordingLink), p.RecordingID, p.RecordingDate, p.NameBadgeLink, StableLink(p.Photo), p.Phonetic, p.Notes}
+	parts := []string{
+		p.FirstName, p.LastName, p.Email, p.InstitutionID, p.EventTitle, p.EventSlug, p.EventAccessCode, p.EventCode,
+		StableLink(p.RecordingLink), p.RecordingID, p.RecordingDate, p.NameBadgeLink, StableLink(p.Photo), p.Phonetic, p.Notes,
+	}
 	return RowID(digestOf(parts...))
 }
 

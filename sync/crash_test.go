@@ -98,8 +98,10 @@ func (f *front) onceEach(t *testing.T, total int) {
 func (w *world) process(t *testing.T, blnURL string, db *pgxpool.Pool, over http.RoundTripper) *bridgesync.Bridge {
 	t.Helper()
 	b := w.bridge(t)
-	c, err := bln.New(bln.Options{BaseURL: blnURL, OrganizationID: w.OrganizationID(), Username: w.Username(), Password: w.Password(),
-		PerSecond: 100_000, Concurrency: 8, Transport: over})
+	c, err := bln.New(bln.Options{
+		BaseURL: blnURL, OrganizationID: w.OrganizationID(), Username: w.Username(), Password: w.Password(),
+		PerSecond: 100_000, Concurrency: 8, Transport: over,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -622,8 +624,10 @@ func TestAWishThatChangesWhileAWriteIsOnItsWayIsCarriedOutAfterIt(t *testing.T) 
 				once.Do(func() {
 					next := []byte(`{"name_badge_link":"https://www.name-coach.com/next","recording_link":null,"recording_id":null,"recording_date":null,"event_title":null}`)
 					link := "https://www.name-coach.com/next"
-					err := state.StoreWanted(context.Background(), w.db, "default", []state.Wanted{{UserID: 1, Action: "write", Value: next,
-						Digest: bridgesync.Fragment{"name_badge_link": &link}.Digest(), Source: []byte("next"), There: there}})
+					err := state.StoreWanted(context.Background(), w.db, "default", []state.Wanted{{
+						UserID: 1, Action: "write", Value: next,
+						Digest: bridgesync.Fragment{"name_badge_link": &link}.Digest(), Source: []byte("next"), There: there,
+					}})
 					if err != nil {
 						t.Error(err)
 					}

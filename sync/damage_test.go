@@ -367,8 +367,10 @@ func (w *world) crowd(n int) {
 		}
 		foreign = append(foreign[i%len(foreign):], foreign[:i%len(foreign)]...)
 		name := fmt.Sprintf("u%d", i)
-		id := w.AddUser(simulator.NewUser{Username: name + "@school.example", OtherInfo: "{" + strings.Join(foreign, ",") + "}",
-			Created: time.Date(2024, 5, 1, 0, 0, i, 0, time.UTC)})
+		id := w.AddUser(simulator.NewUser{
+			Username: name + "@school.example", OtherInfo: "{" + strings.Join(foreign, ",") + "}",
+			Created: time.Date(2024, 5, 1, 0, 0, i, 0, time.UTC),
+		})
 		w.AddParticipant(voice(name, name+"@school.example", id))
 	}
 }
@@ -382,7 +384,9 @@ func (w *world) addSpeaker(otherInfo string) int64 {
 
 // voice is a row with a badge and a recording, made a year ago.
 func voice(slug, email string, of int64) simulator.Participant {
-	return simulator.Participant{FirstName: "Ada", LastName: "Byron", Email: email, For: of, EventTitle: "Staff", EventSlug: "staff", EventAccessCode: "STAFF",
+	return simulator.Participant{
+		FirstName: "Ada", LastName: "Byron", Email: email, For: of, EventTitle: "Staff", EventSlug: "staff", EventAccessCode: "STAFF",
 		NameBadgeLink: "https://www.name-coach.com/" + slug, RecordingLink: "https://namewaves.s3.amazonaws.com/" + slug + ".mp3",
-		RecordingID: "recording_" + slug, Updated: time.Now().Add(-8760 * time.Hour)}
+		RecordingID: "recording_" + slug, Updated: time.Now().Add(-8760 * time.Hour),
+	}
 }

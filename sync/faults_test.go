@@ -35,8 +35,10 @@ func TestFaultsOfBothServersEndInTheTruth(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := start(t, simulator.Options{Seed: 11, Users: cmp.Or(c.users, 60), Faults: c.faults, RetryAfter: c.retry,
-				PutAnswer: map[bool]simulator.PutAnswer{true: simulator.StaleListRow}[strings.HasSuffix(name, "stale rows")]})
+			w := start(t, simulator.Options{
+				Seed: 11, Users: cmp.Or(c.users, 60), Faults: c.faults, RetryAfter: c.retry,
+				PutAnswer: map[bool]simulator.PutAnswer{true: simulator.StaleListRow}[strings.HasSuffix(name, "stale rows")],
+			})
 			foreign := w.ForeignDigests("namecoach")
 			truth := w.Truth().Totals
 

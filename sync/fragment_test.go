@@ -17,8 +17,10 @@ import (
 )
 
 var (
-	nested = Layout{Key: "namecoach", LinkHosts: []string{"www.name-coach.com", "namewaves.s3.amazonaws.com", "*.media.example.ink"},
-		Fields: []Field{{"pronouns", "custom_gender_pronouns"}, {"phonetic", "phonetic_spelling"}}}
+	nested = Layout{
+		Key: "namecoach", LinkHosts: []string{"www.name-coach.com", "namewaves.s3.amazonaws.com", "*.media.example.ink"},
+		Fields: []Field{{"pronouns", "custom_gender_pronouns"}, {"phonetic", "phonetic_spelling"}},
+	}
 	flat = Layout{Key: "namecoach", Flat: true, LinkHosts: nested.LinkHosts, Fields: nested.Fields}
 )
 
@@ -159,10 +161,14 @@ func TestAFragmentHasAlwaysAllOfItsKeys(t *testing.T) {
 		want Fragment
 	}{
 		"everything": {
-			Participant{NameBadgeLink: badge, RecordingLink: recording, RecordingID: "19", RecordingDate: "2024-01-01T00:00:00+0000", EventTitle: "Graduation",
-				Attributes: map[string]string{"custom_gender_pronouns": "she/her", "phonetic_spelling": "jayn", "notes": "not asked for"}},
-			all(map[string]*string{badgeKey: ptr(badge), recordingKey: ptr(recording), recordingIDKey: ptr("19"), recordingDateKey: ptr("2024-01-01T00:00:00+0000"),
-				eventTitleKey: ptr("Graduation"), "pronouns": ptr("she/her"), "phonetic": ptr("jayn")}),
+			Participant{
+				NameBadgeLink: badge, RecordingLink: recording, RecordingID: "19", RecordingDate: "2024-01-01T00:00:00+0000", EventTitle: "Graduation",
+				Attributes: map[string]string{"custom_gender_pronouns": "she/her", "phonetic_spelling": "jayn", "notes": "not asked for"},
+			},
+			all(map[string]*string{
+				badgeKey: ptr(badge), recordingKey: ptr(recording), recordingIDKey: ptr("19"), recordingDateKey: ptr("2024-01-01T00:00:00+0000"),
+				eventTitleKey: ptr("Graduation"), "pronouns": ptr("she/her"), "phonetic": ptr("jayn"),
+			}),
 		},
 		"a badge without a recording: all recording keys are null": {
 			Participant{NameBadgeLink: badge, RecordingID: "19", RecordingDate: "2024-01-01T00:00:00+0000", EventTitle: "Graduation"},
@@ -173,10 +179,14 @@ func TestAFragmentHasAlwaysAllOfItsKeys(t *testing.T) {
 			all(map[string]*string{recordingKey: ptr(recording), recordingIDKey: ptr("recording_6684")}),
 		},
 		"text is cleaned": {
-			Participant{NameBadgeLink: badge, RecordingLink: recording, RecordingID: " 1\x009 ", RecordingDate: "\u200e", EventTitle: " Gradu\u202eation\n",
-				Attributes: map[string]string{"custom_gender_pronouns": strings.Repeat("é", 300), "phonetic_spelling": " \ufffd "}},
-			all(map[string]*string{badgeKey: ptr(badge), recordingKey: ptr(recording), recordingIDKey: ptr("19"),
-				eventTitleKey: ptr("Graduation"), "pronouns": ptr(strings.Repeat("é", 255))}),
+			Participant{
+				NameBadgeLink: badge, RecordingLink: recording, RecordingID: " 1\x009 ", RecordingDate: "\u200e", EventTitle: " Gradu\u202eation\n",
+				Attributes: map[string]string{"custom_gender_pronouns": strings.Repeat("é", 300), "phonetic_spelling": " \ufffd "},
+			},
+			all(map[string]*string{
+				badgeKey: ptr(badge), recordingKey: ptr(recording), recordingIDKey: ptr("19"),
+				eventTitleKey: ptr("Graduation"), "pronouns": ptr(strings.Repeat("é", 255)),
+			}),
 		},
 		"nothing": {Participant{}, all(nil)},
 	} {
@@ -192,8 +202,10 @@ func TestAFragmentHasAlwaysAllOfItsKeys(t *testing.T) {
 
 func TestWhatLandsInOtherInfoToTheByte(t *testing.T) {
 	t.Parallel()
-	f, err := nested.Build(Participant{NameBadgeLink: "https://www.name-coach.com/j?a=1&b=2", RecordingLink: "https://www.name-coach.com/j.mp3", RecordingID: "19",
-		EventTitle: `Arts & "Crafts" <1>\` + "\u2028é👩", Attributes: map[string]string{"custom_gender_pronouns": "she/her"}})
+	f, err := nested.Build(Participant{
+		NameBadgeLink: "https://www.name-coach.com/j?a=1&b=2", RecordingLink: "https://www.name-coach.com/j.mp3", RecordingID: "19",
+		EventTitle: `Arts & "Crafts" <1>\` + "\u2028é👩", Attributes: map[string]string{"custom_gender_pronouns": "she/her"},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -467,8 +479,10 @@ func TestBothLayoutsSumUpAlike(t *testing.T) {
 }
 
 func FuzzCheckLink(f *testing.F) {
-	for _, s := range []string{"https://www.name-coach.com/jane", "https://WWW.name-coach.com:443", "https://a.media.example.ink/?x#y", "https://x@www.name-coach.com",
-		"https://[www.name-coach.com]/", "https://a.media.example.\u0130nk", "https:///", "https://www.name-coach.com\u202e/", "https://.media.example.ink"} {
+	for _, s := range []string{
+		"https://www.name-coach.com/jane", "https://WWW.name-coach.com:443", "https://a.media.example.ink/?x#y", "https://x@www.name-coach.com",
+		"https://[www.name-coach.com]/", "https://a.media.example.\u0130nk", "https:///", "https://www.name-coach.com\u202e/", "https://.media.example.ink",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, link string) {

@@ -53,8 +53,10 @@ func start(t testing.TB, o simulator.Options) *world {
 		OrganizationID: s.OrganizationID(),
 		Username:       s.Username(),
 		MatchBy:        []bridgesync.Rule{bridgesync.RuleExternalID, bridgesync.RuleEmail},
-		Layout: bridgesync.Layout{Key: "namecoach",
-			LinkHosts: []string{"www.name-coach.com", "name-coach.com", "namewaves.s3.amazonaws.com"}},
+		Layout: bridgesync.Layout{
+			Key:       "namecoach",
+			LinkHosts: []string{"www.name-coach.com", "name-coach.com", "namewaves.s3.amazonaws.com"},
+		},
 		Concurrency: 8,
 		Lookback:    10 * time.Minute,
 		Settle:      30 * time.Second,
@@ -105,14 +107,18 @@ func (w *world) bridge(t testing.TB) *bridgesync.Bridge {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := bln.New(bln.Options{BaseURL: w.BLNURL(), OrganizationID: w.OrganizationID(), Username: w.Username(), Password: w.Password(),
-		PerSecond: 100_000, Concurrency: 8, Observe: count(&bl), Transport: &w.bodies})
+	b, err := bln.New(bln.Options{
+		BaseURL: w.BLNURL(), OrganizationID: w.OrganizationID(), Username: w.Username(), Password: w.Password(),
+		PerSecond: 100_000, Concurrency: 8, Observe: count(&bl), Transport: &w.bodies,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &bridgesync.Bridge{Name: "default", Settings: w.settings, NameCoach: n, BLN: b, DB: w.db,
+	return &bridgesync.Bridge{
+		Name: "default", Settings: w.settings, NameCoach: n, BLN: b, DB: w.db,
 		Log:      slog.New(slog.NewTextHandler(t.Output(), nil)),
-		Requests: func() (int64, int64) { return nc.Load(), bl.Load() }}
+		Requests: func() (int64, int64) { return nc.Load(), bl.Load() },
+	}
 }
 
 // run carries one run out in a process of its own. It must end as status says, and whatever it did, nothing in any
@@ -169,8 +175,10 @@ func (w *world) right(t *testing.T) {
 // counted fails the test where a result's counts are not those of the truth before the run.
 func counted(t *testing.T, res bridgesync.Result, truth simulator.Totals) {
 	t.Helper()
-	got := simulator.Totals{Participants: res.Participants, Users: res.Users, Linked: res.Linked, Written: res.Written, Unchanged: res.Unchanged,
-		Held: heldCounts(res.Held)}
+	got := simulator.Totals{
+		Participants: res.Participants, Users: res.Users, Linked: res.Linked, Written: res.Written, Unchanged: res.Unchanged,
+		Held: heldCounts(res.Held),
+	}
 	if fmt.Sprint(got) != fmt.Sprint(truth) {
 		t.Errorf("counted %+v,\nthe truth is %+v", got, truth)
 	}
@@ -180,8 +188,10 @@ func counted(t *testing.T, res bridgesync.Result, truth simulator.Totals) {
 }
 
 func heldCounts(h bridgesync.Held) map[string]int {
-	return map[string]int{"unmatched": h.Unmatched, "ambiguous": h.Ambiguous, "conflict": h.Conflict,
-		"unwritable": h.Unwritable, "refused": h.Refused, "reverted": h.Reverted}
+	return map[string]int{
+		"unmatched": h.Unmatched, "ambiguous": h.Ambiguous, "conflict": h.Conflict,
+		"unwritable": h.Unwritable, "refused": h.Refused, "reverted": h.Reverted,
+	}
 }
 
 // quiet fails the test where the requests since the last run began were more than those of names.
@@ -209,16 +219,20 @@ func (w *world) settled(do func()) { w.earlier(time.Minute, do) }
 
 // user adds a member.
 func (w *world) user(username, externalID string) int64 {
-	return w.AddUser(simulator.NewUser{Username: username, ExternalID: externalID, FirstName: "Ada", LastName: "Byron",
-		OtherInfo: `{"jobTitle":"Welder","Cohort":"2024"}`, Created: time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)})
+	return w.AddUser(simulator.NewUser{
+		Username: username, ExternalID: externalID, FirstName: "Ada", LastName: "Byron",
+		OtherInfo: `{"jobTitle":"Welder","Cohort":"2024"}`, Created: time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC),
+	})
 }
 
 // speaker is a row with a badge and a recording, made a year ago.
 func speaker(slug, email, institutionID string, belongsTo int64) simulator.Participant {
-	return simulator.Participant{FirstName: "Ada", LastName: "Byron", Email: email, InstitutionID: institutionID, For: belongsTo,
+	return simulator.Participant{
+		FirstName: "Ada", LastName: "Byron", Email: email, InstitutionID: institutionID, For: belongsTo,
 		EventTitle: "Staff", EventSlug: "staff", EventAccessCode: "STAFF", EventCode: "F00D",
 		NameBadgeLink: "https://www.name-coach.com/" + slug, RecordingLink: "https://namewaves.s3.amazonaws.com/" + slug + ".mp3?digest=1",
-		RecordingID: "recording_" + slug, Updated: time.Date(2024, 6, 1, 12, 0, 0, 0, time.UTC)}
+		RecordingID: "recording_" + slug, Updated: time.Date(2024, 6, 1, 12, 0, 0, 0, time.UTC),
+	}
 }
 
 // lastCentury is before every generated user.

@@ -31,19 +31,26 @@ func TestWhatIsPlannedForAUser(t *testing.T) {
 	}{
 		"nothing there": {UserState{Linked: true, Participants: []Participant{jane}}, write},
 		"the right fragment there, as we wrote it": {
-			UserState{Linked: true, Participants: []Participant{jane}, Seen: right, Applied: right, AppliedSource: "row"}, unchanged},
+			UserState{Linked: true, Participants: []Participant{jane}, Seen: right, Applied: right, AppliedSource: "row"}, unchanged,
+		},
 		"the right fragment there, whoever wrote it": {UserState{Linked: true, Participants: []Participant{jane}, Seen: right}, unchanged},
 		"an older fragment there":                    {UserState{Linked: true, Participants: []Participant{jane}, Seen: older, Applied: older}, write},
 		"somebody changed what we wrote":             {UserState{Linked: true, Participants: []Participant{jane}, Seen: foreign, Applied: right}, write},
 		"somebody removed what we wrote":             {UserState{Linked: true, Participants: []Participant{jane}, Applied: right}, write},
 		"one who speaks and one who does not":        {UserState{Linked: true, Participants: []Participant{silent, jane}}, write},
-		"a link that must not be written": {UserState{Linked: true, Participants: []Participant{unsafe}, Seen: older, Applied: older},
-			Plan{Holds: []Hold{{UserID: 1, Reason: Refused, Detail: "name_badge_link: is not https"}}}},
-		"a link that must not be written, though the source moved": {UserState{Linked: true, Participants: []Participant{unsafe}, Seen: older, Applied: older, SourceMoved: true},
-			Plan{Holds: []Hold{{UserID: 1, Reason: Refused, Detail: "name_badge_link: is not https"}}}},
+		"a link that must not be written": {
+			UserState{Linked: true, Participants: []Participant{unsafe}, Seen: older, Applied: older},
+			Plan{Holds: []Hold{{UserID: 1, Reason: Refused, Detail: "name_badge_link: is not https"}}},
+		},
+		"a link that must not be written, though the source moved": {
+			UserState{Linked: true, Participants: []Participant{unsafe}, Seen: older, Applied: older, SourceMoved: true},
+			Plan{Holds: []Hold{{UserID: 1, Reason: Refused, Detail: "name_badge_link: is not https"}}},
+		},
 		"held": {UserState{Linked: true, Participants: []Participant{jane}, Held: Unwritable}, Plan{Holds: []Hold{{UserID: 1, Reason: Unwritable}}}},
-		"held, and nobody speaks": {UserState{Seen: right, Applied: right, SourceMoved: true, Gone: true, Held: Reverted},
-			Plan{Holds: []Hold{{UserID: 1, Reason: Reverted}}}},
+		"held, and nobody speaks": {
+			UserState{Seen: right, Applied: right, SourceMoved: true, Gone: true, Held: Reverted},
+			Plan{Holds: []Hold{{UserID: 1, Reason: Reverted}}},
+		},
 		"nobody is linked":                                               {UserState{}, nothing},
 		"linked to somebody without badge":                               {UserState{Linked: true, Participants: []Participant{silent}}, nothing},
 		"absence is not evidence":                                        {UserState{Seen: right, Applied: right, AppliedSource: "row"}, nothing},
@@ -106,8 +113,10 @@ func drawStandings(t *rapid.T, l Layout) []standing {
 	ids := rapid.SliceOfNDistinct(rapid.Int64(), 0, 6, rapid.ID).Draw(t, "ids")
 	out := make([]standing, len(ids))
 	for i, id := range ids {
-		u := UserState{UserID: id, SourceMoved: rapid.Bool().Draw(t, "moved"), Gone: rapid.Bool().Draw(t, "gone"),
-			Held: rapid.SampledFrom([]Reason{"", "", "", Unwritable, Reverted}).Draw(t, "held")}
+		u := UserState{
+			UserID: id, SourceMoved: rapid.Bool().Draw(t, "moved"), Gone: rapid.Bool().Draw(t, "gone"),
+			Held: rapid.SampledFrom([]Reason{"", "", "", Unwritable, Reverted}).Draw(t, "held"),
+		}
 		u.Participants = drawParticipants(t, 3)
 		u.Linked = len(u.Participants) > 0
 		if u.Linked && rapid.IntRange(0, 5).Draw(t, "bad link") == 0 {

@@ -212,7 +212,9 @@ func FuzzParticipant(f *testing.F) {
 	f.Add("\x00", "\u212A@\xff", strings.Repeat("\u023A", 510), "\ufffd", "https://www.name-coach.com/\x00", "\u202e")
 	f.Add("", "", "", "", "https://www.name-coach.com/"+strings.Repeat("é", 1100), "")
 	f.Fuzz(func(t *testing.T, name, email, id, event, link, attribute string) {
-		checkRow(t, namecoach.Participant{FirstName: name, Email: email, InstitutionID: id, EventAccessCode: event, EventTitle: name,
-			NameBadgeLink: link, RecordingLink: link, RecordingID: id, Custom: map[string]string{"gender_pronouns": attribute}})
+		checkRow(t, namecoach.Participant{
+			FirstName: name, Email: email, InstitutionID: id, EventAccessCode: event, EventTitle: name,
+			NameBadgeLink: link, RecordingLink: link, RecordingID: id, Custom: map[string]string{"gender_pronouns": attribute},
+		})
 	})
 }

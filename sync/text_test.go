@@ -104,7 +104,8 @@ func TestAddressesAreComparedTrimmedAndInLowerCase(t *testing.T) {
 		{"ÉMILIE@EXAMPLE.EDU", "émilie@example.edu"},
 		{"ΣΊΣΥΦΟΣ@example.edu", "σίσυφοσ@example.edu"},
 		{"ÄÖÜ@example.edu", "äöü@example.edu"},
-		{"", ""}, {" ", ""},
+		{"", ""},
+		{" ", ""},
 		{"ja\x00ne@example.edu", ""},
 		{"ja\ufffdne@example.edu", ""},
 		{"ja\xffne@example.edu", ""},
@@ -187,9 +188,17 @@ func TestFoldingTwiceIsFoldingOnce(t *testing.T) {
 func TestKeysAreComparedExactlyButForWhiteSpaceAround(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ in, want string }{
-		{" 222-444-666 ", "222-444-666"}, {"AbC", "AbC"}, {"00123", "00123"}, {"a b", "a b"},
-		{"a\x00", ""}, {"a\xff", ""}, {"a\ufffd", ""}, {"a\u0085b", ""}, {"\u0085a", "a"},
-		{strings.Repeat("k", 1021), ""}, {strings.Repeat("k", 1020) + "   ", strings.Repeat("k", 1020)},
+		{" 222-444-666 ", "222-444-666"},
+		{"AbC", "AbC"},
+		{"00123", "00123"},
+		{"a b", "a b"},
+		{"a\x00", ""},
+		{"a\xff", ""},
+		{"a\ufffd", ""},
+		{"a\u0085b", ""},
+		{"\u0085a", "a"},
+		{strings.Repeat("k", 1021), ""},
+		{strings.Repeat("k", 1020) + "   ", strings.Repeat("k", 1020)},
 	} {
 		if got := Key(c.in); got != c.want {
 			t.Errorf("%+q: got %+q, want %+q", c.in, got, c.want)

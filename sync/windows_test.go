@@ -39,7 +39,8 @@ func TestRowsUpdatedWhileTheyAreReadAreNotMissed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var pages atomic.Int64
-			w := start(t, simulator.Options{Seed: 31, Users: 120, PagingIgnored: !c.paging, OrderByID: c.byID,
+			w := start(t, simulator.Options{
+				Seed: 31, Users: 120, PagingIgnored: !c.paging, OrderByID: c.byID,
 				OnNameCoachPage: func(s *simulator.Simulator, page int) {
 					if int(pages.Add(1)) != c.at {
 						return
@@ -49,7 +50,8 @@ func TestRowsUpdatedWhileTheyAreReadAreNotMissed(t *testing.T) {
 							s.UpdateParticipant(p.ID, func(p *simulator.Participant) { p.EventTitle = fmt.Sprintf("Retitled %d", i) })
 						}
 					}
-				}})
+				},
+			})
 			w.Change(func(o *simulator.Options) { o.MaxPerPage = w.Truth().Totals.Participants/4 + 1 }) // four pages
 			res := w.backfill(t)
 			w.right(t)
@@ -64,13 +66,15 @@ func TestRowsUpdatedWhileTheyAreReadAreNotMissed(t *testing.T) {
 func TestRowsThatKeepMovingAreBroughtByTheNextCollect(t *testing.T) {
 	t.Parallel()
 	var pages atomic.Int64
-	w := start(t, simulator.Options{Seed: 32, Users: 120, MaxPerPage: 50,
+	w := start(t, simulator.Options{
+		Seed: 32, Users: 120, MaxPerPage: 50,
 		OnNameCoachPage: func(s *simulator.Simulator, page int) {
 			n := pages.Add(1)
 			if all := s.Participants(); n < 200 {
 				s.UpdateParticipant(all[int(n*7)%len(all)].ID, func(p *simulator.Participant) { p.EventTitle = fmt.Sprintf("Retitled %d", n) })
 			}
-		}})
+		},
+	})
 	w.backfill(t)
 	w.Change(func(o *simulator.Options) { o.OnNameCoachPage, o.ClockOffset = nil, time.Minute })
 	w.collect(t)

@@ -25,8 +25,11 @@ func (f *Fragment) JSON() string {
 		key   string
 		value *string
 	}{
-		{"name_badge_link", f.NameBadgeLink}, {"recording_link", f.RecordingLink}, {"recording_id", f.RecordingID},
-		{"recording_date", f.RecordingDate}, {"event_title", f.EventTitle},
+		{"name_badge_link", f.NameBadgeLink},
+		{"recording_link", f.RecordingLink},
+		{"recording_id", f.RecordingID},
+		{"recording_date", f.RecordingDate},
+		{"event_title", f.EventTitle},
 	} {
 		if i > 0 {
 			b = append(b, ',')
