@@ -175,7 +175,7 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 func (c *Client) Fetch(ctx context.Context, r Request) (*Response, []byte, error) {
 	var whole []byte
 	res, err := c.repeat(ctx, r, func(res *Response) error {
-		defer res.Body.Close()
+		defer func() { _ = res.Body.Close() }()
 		var err error
 		whole, err = io.ReadAll(res.Body)
 		return err
@@ -299,7 +299,7 @@ func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response,
 		return nil, c.failed(r, err)
 	}
 	// RoundTrip, not http.Client: no redirect is followed, no *url.Error with its URL is made.
-	res, err := c.o.Transport.RoundTrip(req)
+	res, err := c.o.Transport.RoundTrip(req) //nolint:bodyclose // guarded closes it, here or for the caller
 	stall.Stop()
 	now := time.Now()
 	seen := Observation{
@@ -343,7 +343,7 @@ func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response,
 	if res.StatusCode >= 200 && res.StatusCode < 300 {
 		return &Response{Status: res.StatusCode, Header: res.Header, Body: guarded, Date: date}, nil
 	}
-	defer guarded.Close()
+	defer func() { _ = guarded.Close() }()
 	guarded.left = maxErrorBody
 	text, _ := io.ReadAll(guarded) // what cannot be read just explains less
 	fail := &Error{

@@ -341,7 +341,7 @@ func TestAnAnswerThatBreaksOffIsAnError(t *testing.T) {
 		if !errors.As(err, &fail) || !fail.Unknown || !errors.Is(err, io.ErrUnexpectedEOF) || string(text) != `{"half":` {
 			t.Errorf("stream: got %q, %#v", text, err)
 		}
-		if _, again := res.Body.Read(make([]byte, 1)); again != err {
+		if _, again := res.Body.Read(make([]byte, 1)); !errors.Is(again, err) {
 			t.Errorf("a second read: got %v, want the same error", again)
 		}
 		res.Body.Close()
@@ -486,7 +486,7 @@ func TestAnEndedContextEndsARequestWhereverItWaits(t *testing.T) {
 		"for its turn": {
 			options: Options{PerSecond: 0.001, Transport: wire(func(*http.Request) (*http.Response, error) { return answer(200, "x"), nil })},
 			request: put("a"),
-			before:  func(t *testing.T, c *Client) { c.Fetch(t.Context(), get("a")) },
+			before:  func(t *testing.T, c *Client) { _, _, _ = c.Fetch(t.Context(), get("a")) },
 		},
 		"for the end of a 429": {
 			options: Options{Transport: wire(func(*http.Request) (*http.Response, error) {
@@ -594,7 +594,9 @@ func TestAStreamingAnswerHoldsItsPlaceUntilItIsClosed(t *testing.T) {
 			go func() { _, _, err := c.Fetch(t.Context(), get("a")); results <- err }()
 		}
 		for range 4 {
-			<-results
+			if err := <-results; err != nil {
+				t.Error(err)
+			}
 		}
 		if most.Load() != 2 {
 			t.Errorf("after closing: %d at once, want 2", most.Load())
@@ -644,14 +646,14 @@ func TestTheServersClockIsKnownAfterItsFirstDate(t *testing.T) {
 			return answer(404, "", "Date", date), nil
 		})})
 		for _, date = range []string{"", "soon"} {
-			c.Do(t.Context(), get("a"))
+			_, _ = c.Do(t.Context(), get("a"))
 			if _, known := c.Clock(); known {
 				t.Errorf("known by Date %q", date)
 			}
 		}
 		for _, want := range []time.Duration{-time.Hour, 90 * time.Second} { // errors have a clock, too
 			date = time.Now().Add(want).UTC().Format(http.TimeFormat)
-			c.Do(t.Context(), get("a"))
+			_, _ = c.Do(t.Context(), get("a"))
 			if got, known := c.Clock(); !known || got != want {
 				t.Errorf("got %v, %t; want %v", got, known, want)
 			}

@@ -87,7 +87,7 @@ func (e *Error) again(repeat bool) bool {
 // cause tells what went wrong in words of our own. The texts of net/http's errors are not ours to pass
 // on: they quote what the server sent (malformed headers), proxies with their passwords, and URLs.
 func cause(attempt context.Context, err error) error {
-	if context.Cause(attempt) == errSilent {
+	if errors.Is(context.Cause(attempt), errSilent) {
 		return errSilent
 	}
 	if ended := attempt.Err(); ended != nil {

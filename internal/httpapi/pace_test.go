@@ -103,7 +103,7 @@ func TestA429IsWaitedOutForEveryMethod(t *testing.T) {
 			})
 		}
 		synctest.Test(t, func(t *testing.T) {
-			h := answer(429, "", test.headers...).Header
+			h := answer(429, "", test.headers...).Header //nolint:bodyclose // made of a string
 			server, _ := http.ParseTime(h.Get("Date"))
 			b := readBudget(h)
 			got := readRetryAfter(h, server, time.Now())
@@ -234,10 +234,10 @@ func TestPausesThatTheServerLeavesToUsGrowUntilItAnswers(t *testing.T) {
 		flood(t, c, 1)
 		flood(t, c, 1)
 		at := sent.since(sent.at[0])
-		want := []time.Duration{1, 2, 4, 8, 16, 32, 60, 60}
-		for i, want := range want {
-			if gap := at[i+1] - at[i]; gap < want*time.Second || gap > want*time.Second*3/2 {
-				t.Errorf("pause %d is %v, want %d s and up to half more", i, gap, want)
+		for i, seconds := range []int{1, 2, 4, 8, 16, 32, 60, 60} {
+			want := time.Duration(seconds) * time.Second
+			if gap := at[i+1] - at[i]; gap < want || gap > want*3/2 {
+				t.Errorf("pause %d is %v, want %v and up to half more", i, gap, want)
 			}
 		}
 		if gap := at[10] - at[9]; gap > 1500*time.Millisecond {
@@ -375,7 +375,7 @@ func TestRequestsLeaveInTheOrderTheyAsked(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 15 {
 			want = append(want, fmt.Sprintf("/base/%d", i))
-			wg.Go(func() { c.Fetch(t.Context(), get(strconv.Itoa(i))) })
+			wg.Go(func() { _, _, _ = c.Fetch(t.Context(), get(strconv.Itoa(i))) })
 			synctest.Wait()
 		}
 		wg.Wait()

@@ -43,8 +43,7 @@ func mustNotLeak(t *testing.T, name string, err error) {
 		t.Errorf("%s: no error", name)
 		return
 	}
-	var asURL *url.Error
-	if errors.As(err, &asURL) {
+	if _, ok := errors.AsType[*url.Error](err); ok {
 		t.Errorf("%s: a *url.Error is within reach", name)
 	}
 	var fail *Error
