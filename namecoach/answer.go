@@ -53,14 +53,14 @@ func newAnswer(r httpapi.Request, res *httpapi.Response) *Answer {
 // answer is closed when the rows end, fail or are broken off.
 func (a *Answer) Participants() iter.Seq2[Participant, error] {
 	return func(yield func(Participant, error) bool) {
-		defer a.Close()
+		defer func() { _ = a.Close() }()
 		if a.begun {
 			yield(Participant{}, a.failed(errors.New("its rows were read already")))
 			return
 		}
 		a.begun = true
 		err := a.decode(func(p Participant) bool { return yield(p, nil) })
-		if err != nil && err != errEnough {
+		if err != nil && !errors.Is(err, errEnough) {
 			yield(Participant{}, a.failed(err))
 		}
 	}
@@ -84,7 +84,7 @@ func (a *Answer) decode(row func(Participant) bool) error {
 		case "Response":
 			return a.object("Response", func(key string) error {
 				if key == "Response" {
-					return errors.New("Response holds another Response")
+					return errors.New("its Response holds another Response")
 				}
 				return member(key)
 			})
@@ -108,7 +108,7 @@ func (a *Answer) decode(row func(Participant) bool) error {
 	if err := a.object("the answer", member); err != nil {
 		return err
 	}
-	if _, err := a.token(); err != io.EOF {
+	if _, err := a.token(); err != io.EOF { //nolint:errorlint // a failure that wraps io.EOF is not the end
 		if err == nil {
 			err = errors.New("something follows its end")
 		}
@@ -214,15 +214,14 @@ func (a *Answer) notJSON() error {
 
 // unexpected makes an end within the JSON what it is: an answer that broke off.
 func unexpected(err error) error {
-	if err == io.EOF {
+	if err == io.EOF { //nolint:errorlint // the decoder's own; what wraps it says more
 		return io.ErrUnexpectedEOF
 	}
 	return err
 }
 
 func (a *Answer) failed(err error) error {
-	var already *httpapi.Error
-	if errors.As(err, &already) { // the transport's own: it broke off, stalled or is too large
+	if already, ok := errors.AsType[*httpapi.Error](err); ok { // the transport's own: it broke off, stalled or is too large
 		return already
 	}
 	status := a.status

@@ -338,7 +338,7 @@ func TestOneValueCannotFillTheMemory(t *testing.T) {
 	}
 }
 
-// Not parallel: it measures the heap of the whole process.
+//nolint:paralleltest // it measures the heap of the whole process
 func TestAPartThatIsKeptDoesNotKeepItsRow(t *testing.T) {
 	text := `{"participants":[` + strings.Repeat(`{"email":"a@example.org","new":{"a":"`+strings.Repeat("x", 1<<20)+`"}},`, 10) + `{}]}`
 	before := heap()
@@ -380,7 +380,7 @@ func rowsOnTheFly(w io.Writer, n int) {
 	fmt.Fprintf(w, `],"meta":{"total_count":%d}}}`, n)
 }
 
-// Not parallel: it measures the heap of the whole process.
+//nolint:paralleltest // it measures the heap of the whole process
 func TestMemoryStaysFlatOver300000Rows(t *testing.T) {
 	const rows = 300_000
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { rowsOnTheFly(w, rows) }))
@@ -421,8 +421,7 @@ func FuzzAnswer(f *testing.F) {
 		a := answerOf(string(text))
 		rows, err := all(a, nil)
 		if err != nil {
-			var fail *httpapi.Error
-			if !errors.As(err, &fail) {
+			if _, ok := errors.AsType[*httpapi.Error](err); !ok {
 				t.Fatalf("%T: %v", err, err)
 			}
 			return
@@ -451,7 +450,7 @@ func FuzzAnswer(f *testing.F) {
 		for i, p := range rows {
 			var email string
 			if raw := want[i]["email"]; len(raw) > 0 && raw[0] == '"' {
-				if json.Unmarshal(raw, &email); p.Email != email {
+				if err := json.Unmarshal(raw, &email); err != nil || p.Email != email {
 					t.Fatalf("row %d: email %q, encoding/json has %q", i, p.Email, email)
 				}
 			}

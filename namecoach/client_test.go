@@ -259,8 +259,7 @@ func TestLatestAsksForTokens(t *testing.T) {
 // Trap 4: next_page_url names v4 and, on search, the unfiltered GET.
 func TestNextPageURLIsNeverFollowed(t *testing.T) {
 	t.Parallel()
-	var f *fake
-	f = serve(t, reply{200, `{"Response":{"participants":[{}],"meta":{"next_page_url":"/api/private/v4/participants?page=2","total_count":9,"total_pages":9,"count":1}}}`})
+	f := serve(t, reply{200, `{"Response":{"participants":[{}],"meta":{"next_page_url":"/api/private/v4/participants?page=2","total_count":9,"total_pages":9,"count":1}}}`})
 	rows, err := all(f.client(t).List(t.Context(), Filter{PerPage: 1}))
 	if err != nil || len(rows) != 1 || len(f.requests()) != 1 {
 		t.Errorf("got %d rows with %d requests, %v", len(rows), len(f.requests()), err)
