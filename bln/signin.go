@@ -173,8 +173,7 @@ func (c *Client) login(ctx context.Context) (*token, error) {
 		MaxAnswer: 64 << 10,
 	}
 	_, text, err := c.http.Fetch(ctx, r)
-	var answer *httpapi.Error
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*httpapi.Error](err); ok {
 		if isRefusal(answer) {
 			return nil, c.hold(&SignInError{Reason: CredentialsRefused, Err: answer})
 		}

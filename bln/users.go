@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -209,9 +210,7 @@ func (c *Client) listRequest(endpoint string, query url.Values, after Cursor) ht
 		q.Set("after", after.After)
 		q.Set("cursorId", strconv.FormatInt(after.ID, 10))
 	}
-	for key, values := range query {
-		q[key] = values
-	}
+	maps.Copy(q, query)
 	return httpapi.Request{
 		Endpoint: endpoint, Method: http.MethodGet, Path: fmt.Sprintf("/organizations/%d/users", c.o.OrganizationID), Query: q,
 		Repeat: true,
