@@ -66,7 +66,7 @@ func (e *exchange) signIn() {
 		return
 	}
 	for _, m := range body.members {
-		right := true
+		var right bool
 		switch m.key {
 		case "username":
 			right = m.value.kind == '"' && len(m.value.text) <= 255
@@ -102,7 +102,7 @@ func (s *Simulator) issueToken() string {
 	o := s.options()
 	expires := o.serverNow().Add(o.TokenLife)
 	var noise [32]byte
-	rand.Read(noise[:]) //nolint:errcheck // never fails
+	rand.Read(noise[:])
 	token := hex.EncodeToString(noise[:])
 	if !o.OpaqueTokens {
 		text := base64.RawURLEncoding

@@ -201,13 +201,13 @@ func object(members []member) node {
 	return node{kind: '{', members: members, raw: string(append(b, '}'))}
 }
 
-// merge lays new over old: objects member by member, anything else in the old one's place.
-func merge(old, new node, deep bool) node {
-	if old.kind != '{' || new.kind != '{' {
-		return new
+// merge lays change over old: objects member by member, anything else in the old one's place.
+func merge(old, change node, deep bool) node {
+	if old.kind != '{' || change.kind != '{' {
+		return change
 	}
 	merged := node{kind: '{', members: slices.Clone(old.members)}
-	for _, m := range new.members {
+	for _, m := range change.members {
 		if was := merged.get(m.key); was != nil && deep {
 			m.value = merge(*was, m.value, true)
 		}

@@ -97,7 +97,6 @@ type question struct {
 	hasIDs         bool
 	include        []string
 	filtered       bool
-	sentPage, size string // as sent, for the addresses in meta
 }
 
 func (e *exchange) listParticipants() {
