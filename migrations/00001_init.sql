@@ -102,7 +102,7 @@ CREATE TABLE participants (
     missing_since     timestamptz,
     replaced          boolean NOT NULL DEFAULT false,
     PRIMARY KEY (bridge, participant)
-);
+) WITH (fillfactor = 85);
 CREATE INDEX participants_person ON participants (bridge, person);
 CREATE INDEX participants_badge ON participants (bridge, name_badge_link) WHERE name_badge_link <> '';
 CREATE INDEX participants_recording ON participants (bridge, recording_id) WHERE recording_id <> '';

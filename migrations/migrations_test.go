@@ -71,7 +71,7 @@ func TestTheDocumentedSchemaIsTheOneThatMigrationsMake(t *testing.T) {
 	const path = "../docs/schema.sql"
 	got := "-- The whole schema, to be read: what all migrations come to. Written by go test ./migrations -update.\n\n" + describe(t, migrated(t))
 	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil { //nolint:gosec // a document for everybody to read
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

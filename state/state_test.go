@@ -144,7 +144,7 @@ func everything(t *testing.T, db *pgxpool.Pool, bridge string) map[string]bool {
 			t.Fatalf("%s: %v", name, err)
 		}
 	}
-	owner, run := uuid.New(), uuid.New()
+	owner := uuid.New()
 	since := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 	_, err := state.EnsureBridge(ctx, db, bridge, value[int64](t, db, `SELECT organization_id FROM bridges WHERE bridge = $1`, bridge))
 	do("EnsureBridge", err)
@@ -155,7 +155,7 @@ func everything(t *testing.T, db *pgxpool.Pool, bridge string) map[string]bool {
 		taken, err = state.TakeRun(ctx, tx, bridge, state.Backfill, &since, owner, true)
 		return err
 	}))
-	run = taken.Run
+	run := taken.Run
 	_, err = state.GetRun(ctx, db, bridge, run)
 	do("GetRun", err)
 

@@ -170,7 +170,7 @@ func (p *place) start(t *testing.T, program string, args ...string) *process {
 // sql carries out a statement that answers one number.
 func (p *place) sql(t *testing.T, statement string) (n int) {
 	t.Helper()
-	ctx := context.Background()
+	ctx := t.Context()
 	c, err := pgx.Connect(ctx, p.env["DATABASE_URL"])
 	if err != nil {
 		t.Fatal(err)
@@ -268,7 +268,7 @@ func killed(t *testing.T, bin string) {
 				}
 			})
 		}},
-		"at any moment": {rounds: 8, kills: func(_ *place, g *gate, round int, die func()) {
+		"at any moment": {rounds: 8, kills: func(_ *place, _ *gate, round int, die func()) {
 			after := rand.New(rand.NewPCG(7, uint64(round))).IntN(900)
 			time.AfterFunc(time.Duration(100+after)*time.Millisecond, die)
 		}},
