@@ -61,8 +61,7 @@ type writer struct {
 }
 
 func (r *run) newWriter() *writer {
-	w := &writer{run: r}
-	w.journal.base, w.settle.base = r.lease, r.lease
+	w := &writer{run: r, journal: gather[*state.Intent]{base: r.lease}, settle: gather[state.Outcome]{base: r.lease}}
 	w.journal.do = func(ctx context.Context, in []*state.Intent) error { return state.Journal(ctx, r.DB, r.Name, in) }
 	w.settle.do = func(ctx context.Context, out []state.Outcome) error {
 		return state.InTx(ctx, r.DB, func(tx pgx.Tx) error { return state.Settle(ctx, tx, r.Name, out) })
@@ -544,7 +543,7 @@ func (w *writer) restore(user, entry int64, before bln.OtherInfo, now bln.User, 
 	case w.putBack(ctx, user, before, now, damage):
 		as, became = state.Restored, fmt.Sprintf("User %d was put back and checked.", user)
 	}
-	w.Log.Error("halted: "+reason+" "+became, "bridge", w.Name, "user", user, "run", w.id)
+	w.Log.Error("halted", "reason", reason+" "+became, "bridge", w.Name, "user", user, "run", w.id)
 	halted := &HaltedError{Since: time.Now(), Reason: reason + " " + became, Run: w.id}
 	if w.lease.Err() != nil {
 		return errors.Join(halted, haltErr) // the entry stays open: whoever takes over puts back what is left to put back

@@ -159,7 +159,7 @@ func (w *world) cable(t *testing.T) (*cable, *pgxpool.Pool) {
 
 func (c *cable) carry(in net.Conn) {
 	defer in.Close()
-	out, err := net.Dial("tcp", c.to)
+	out, err := new(net.Dialer).DialContext(context.Background(), "tcp", c.to)
 	if err != nil {
 		return
 	}
@@ -270,7 +270,7 @@ func TestWithoutTheDatabaseNothingIsWritten(t *testing.T) {
 				}
 				if !c.terminate {
 					cable.cut()
-				} else if _, err := w.db.Exec(context.Background(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+				} else if _, err := w.db.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 					WHERE datname = current_database() AND pid <> pg_backend_pid()`); err != nil {
 					t.Error(err)
 				}
@@ -597,7 +597,7 @@ func TestAWriteThatIsNoLongerWantedIsNotMade(t *testing.T) {
 			return
 		}
 		// As another process decides where the person turns out to be two.
-		if err := state.StoreWanted(context.Background(), w.db, "default", []state.Wanted{{UserID: 3}}); err != nil {
+		if err := state.StoreWanted(t.Context(), w.db, "default", []state.Wanted{{UserID: 3}}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -624,7 +624,7 @@ func TestAWishThatChangesWhileAWriteIsOnItsWayIsCarriedOutAfterIt(t *testing.T) 
 				once.Do(func() {
 					next := []byte(`{"name_badge_link":"https://www.name-coach.com/next","recording_link":null,"recording_id":null,"recording_date":null,"event_title":null}`)
 					link := "https://www.name-coach.com/next"
-					err := state.StoreWanted(context.Background(), w.db, "default", []state.Wanted{{
+					err := state.StoreWanted(t.Context(), w.db, "default", []state.Wanted{{
 						UserID: 1, Action: "write", Value: next,
 						Digest: bridgesync.Fragment{"name_badge_link": &link}.Digest(), Source: []byte("next"), There: there,
 					}})

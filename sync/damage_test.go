@@ -1,7 +1,6 @@
 package sync_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -26,7 +25,7 @@ type journalled struct {
 
 func (w *world) entries(t *testing.T) []journalled {
 	t.Helper()
-	rows, err := w.db.Query(context.Background(), `SELECT entry, user_id, state, before, coalesce(note, '') FROM journal ORDER BY entry`)
+	rows, err := w.db.Query(t.Context(), `SELECT entry, user_id, state, before, coalesce(note, '') FROM journal ORDER BY entry`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +102,7 @@ func (w *world) staysHalted(t *testing.T) {
 }
 
 // converges lifts the halt and fails the test unless the next run ends in the truth.
-func (w *world) converges(t *testing.T) bridgesync.Result {
+func (w *world) converges(t *testing.T) {
 	t.Helper()
 	if err := state.Resume(t.Context(), w.db, "default", "the server was mended"); err != nil {
 		t.Fatal(err)
@@ -115,7 +114,6 @@ func (w *world) converges(t *testing.T) bridgesync.Result {
 	for _, m := range w.Mismatches(5) {
 		t.Error(m)
 	}
-	return res
 }
 
 // Traps 47 and 53; rule 2, verified or stopped.

@@ -135,8 +135,7 @@ func TestARoleThatMayNotWriteIsSaidSoBeforeAnyWrite(t *testing.T) {
 			w.crowd(5)
 			w.AddUser(simulator.NewUser{Username: w.Username(), Role: role})
 			_, err := w.bridge(t).Backfill(t.Context(), time.Time{})
-			var denied *bridgesync.PermissionError
-			if !errors.As(err, &denied) {
+			if _, ok := errors.AsType[*bridgesync.PermissionError](err); !ok {
 				t.Errorf("%v, want that the role may not do this", err)
 			}
 			if n := w.Counts()["bln users.put"]; n > 0 {

@@ -24,9 +24,6 @@ var (
 	flat = Layout{Key: "namecoach", Flat: true, LinkHosts: nested.LinkHosts, Fields: nested.Fields}
 )
 
-// ptr is a value of a fragment.
-func ptr(s string) *string { return &s }
-
 // Trap 13: links are opaque. They are refused or written as they are, never built or mended.
 func TestLinksAreRefusedNotRepaired(t *testing.T) {
 	t.Parallel()
@@ -166,17 +163,17 @@ func TestAFragmentHasAlwaysAllOfItsKeys(t *testing.T) {
 				Attributes: map[string]string{"custom_gender_pronouns": "she/her", "phonetic_spelling": "jayn", "notes": "not asked for"},
 			},
 			all(map[string]*string{
-				badgeKey: ptr(badge), recordingKey: ptr(recording), recordingIDKey: ptr("19"), recordingDateKey: ptr("2024-01-01T00:00:00+0000"),
-				eventTitleKey: ptr("Graduation"), "pronouns": ptr("she/her"), "phonetic": ptr("jayn"),
+				badgeKey: new(badge), recordingKey: new(recording), recordingIDKey: new("19"), recordingDateKey: new("2024-01-01T00:00:00+0000"),
+				eventTitleKey: new("Graduation"), "pronouns": new("she/her"), "phonetic": new("jayn"),
 			}),
 		},
 		"a badge without a recording: all recording keys are null": {
 			Participant{NameBadgeLink: badge, RecordingID: "19", RecordingDate: "2024-01-01T00:00:00+0000", EventTitle: "Graduation"},
-			all(map[string]*string{badgeKey: ptr(badge), eventTitleKey: ptr("Graduation")}),
+			all(map[string]*string{badgeKey: new(badge), eventTitleKey: new("Graduation")}),
 		},
 		"a recording without a badge": {
 			Participant{RecordingLink: recording, RecordingID: "recording_6684"},
-			all(map[string]*string{recordingKey: ptr(recording), recordingIDKey: ptr("recording_6684")}),
+			all(map[string]*string{recordingKey: new(recording), recordingIDKey: new("recording_6684")}),
 		},
 		"text is cleaned": {
 			Participant{
@@ -184,8 +181,8 @@ func TestAFragmentHasAlwaysAllOfItsKeys(t *testing.T) {
 				Attributes: map[string]string{"custom_gender_pronouns": strings.Repeat("é", 300), "phonetic_spelling": " \ufffd "},
 			},
 			all(map[string]*string{
-				badgeKey: ptr(badge), recordingKey: ptr(recording), recordingIDKey: ptr("19"),
-				eventTitleKey: ptr("Graduation"), "pronouns": ptr(strings.Repeat("é", 255)),
+				badgeKey: new(badge), recordingKey: new(recording), recordingIDKey: new("19"),
+				eventTitleKey: new("Graduation"), "pronouns": new(strings.Repeat("é", 255)),
 			}),
 		},
 		"nothing": {Participant{}, all(nil)},
@@ -287,8 +284,8 @@ func in(value string) func(string) (json.RawMessage, bool) {
 // Traps 12 and 51.
 func TestWhatSaysTheSameIsTheSame(t *testing.T) {
 	t.Parallel()
-	want := Fragment{badgeKey: ptr("https://b"), recordingKey: ptr("https://r?sig=1"), recordingIDKey: ptr("19"), recordingDateKey: nil, eventTitleKey: ptr("é")}
-	withoutID := Fragment{badgeKey: ptr("https://b"), recordingKey: ptr("https://r?sig=1")}
+	want := Fragment{badgeKey: new("https://b"), recordingKey: new("https://r?sig=1"), recordingIDKey: new("19"), recordingDateKey: nil, eventTitleKey: new("é")}
+	withoutID := Fragment{badgeKey: new("https://b"), recordingKey: new("https://r?sig=1")}
 	for name, c := range map[string]struct {
 		there string
 		f     Fragment
@@ -317,7 +314,7 @@ func TestWhatSaysTheSameIsTheSame(t *testing.T) {
 		"a foreign false is not nothing":                  {`false`, nil, false},
 		"a foreign number is not nothing":                 {`0`, nil, false},
 		"a key in another case is not ours":               {`{"Name_Badge_Link":"https://b","recording_link":"https://r"}`, withoutID, false},
-		"a value cannot pose as two":                      {`{"name_badge_link":"https://b\"\n\"recording_link\":\"https://r"}`, Fragment{badgeKey: ptr("https://b"), recordingKey: ptr("https://r")}, false},
+		"a value cannot pose as two":                      {`{"name_badge_link":"https://b\"\n\"recording_link\":\"https://r"}`, Fragment{badgeKey: new("https://b"), recordingKey: new("https://r")}, false},
 	} {
 		if got := bytes.Equal(nested.Seen(in(c.there)), c.f.Digest()); got != c.same {
 			t.Errorf("%s: same %t, want %t", name, got, c.same)
@@ -533,7 +530,7 @@ func FuzzSeen(f *testing.F) {
 		if isFragment != (len(seen) == 0 || len(seen) == 16) {
 			t.Fatalf("%s is summed up in %d bytes", raw, len(seen))
 		}
-		mine := Fragment{badgeKey: ptr(CleanText(badge))}
+		mine := Fragment{badgeKey: new(CleanText(badge))}
 		if bytes.Equal(seen, mine.Digest()) && (!isFragment || object[badgeKey] == nil || *object[badgeKey] != CleanText(badge)) {
 			t.Fatalf("%s is taken for %s", raw, badge)
 		}

@@ -16,7 +16,7 @@ func TestHoldsSayWhyAndAreLiftedWhenTheCauseIsMended(t *testing.T) {
 		make   func(t *testing.T, w *world) (subject string, detail []string, mend func() (writes int64))
 		reason string
 	}{
-		"unmatched: no such address": {reason: "unmatched", make: func(t *testing.T, w *world) (string, []string, func() int64) {
+		"unmatched: no such address": {reason: "unmatched", make: func(_ *testing.T, w *world) (string, []string, func() int64) {
 			p := speaker("new", "new@demo.example", "", 0)
 			id := w.AddParticipant(p)
 			return "email:new@demo.example", []string{"address"}, func() int64 {
@@ -25,7 +25,7 @@ func TestHoldsSayWhyAndAreLiftedWhenTheCauseIsMended(t *testing.T) {
 				return user
 			}
 		}},
-		"unmatched: no such institution id": {reason: "unmatched", make: func(t *testing.T, w *world) (string, []string, func() int64) {
+		"unmatched: no such institution id": {reason: "unmatched", make: func(_ *testing.T, w *world) (string, []string, func() int64) {
 			id := w.AddParticipant(speaker("new", "", "S-9", 0))
 			return "id:S-9", []string{"institution id"}, func() int64 {
 				user := w.user("new@demo.example", " S-9 ")
@@ -33,7 +33,7 @@ func TestHoldsSayWhyAndAreLiftedWhenTheCauseIsMended(t *testing.T) {
 				return user
 			}
 		}},
-		"ambiguous: two users have the externalId": {reason: "ambiguous", make: func(t *testing.T, w *world) (string, []string, func() int64) {
+		"ambiguous: two users have the externalId": {reason: "ambiguous", make: func(_ *testing.T, w *world) (string, []string, func() int64) {
 			one, two := w.user("one@demo.example", "S-9"), w.user("two@demo.example", "S-9")
 			id := w.AddParticipant(speaker("new", "", "S-9", 0))
 			return "id:S-9", []string{"2 users", "externalId"}, func() int64 {
@@ -51,7 +51,7 @@ func TestHoldsSayWhyAndAreLiftedWhenTheCauseIsMended(t *testing.T) {
 				return two
 			}
 		}},
-		"ambiguous: two users have the address": {reason: "ambiguous", make: func(t *testing.T, w *world) (string, []string, func() int64) {
+		"ambiguous: two users have the address": {reason: "ambiguous", make: func(_ *testing.T, w *world) (string, []string, func() int64) {
 			one, two := w.user("twin@demo.example", ""), w.user("Twin@Demo.example", "")
 			id := w.AddParticipant(speaker("new", "TWIN@demo.example", "", 0))
 			return "email:twin@demo.example", []string{"2 users", "address"}, func() int64 {
@@ -95,7 +95,7 @@ func TestHoldsSayWhyAndAreLiftedWhenTheCauseIsMended(t *testing.T) {
 				return user
 			}
 		}},
-		"unwritable: a key that stands twice": {reason: "unwritable", make: func(t *testing.T, w *world) (string, []string, func() int64) {
+		"unwritable: a key that stands twice": {reason: "unwritable", make: func(_ *testing.T, w *world) (string, []string, func() int64) {
 			user := w.user("new@demo.example", "")
 			w.SetOtherInfo(user, `{"badge":"one","b\u0061dge":"two"}`)
 			w.AddParticipant(speaker("new", "new@demo.example", "", user))
@@ -104,7 +104,7 @@ func TestHoldsSayWhyAndAreLiftedWhenTheCauseIsMended(t *testing.T) {
 				return user
 			}
 		}},
-		"refused: not https": {reason: "refused", make: func(t *testing.T, w *world) (string, []string, func() int64) {
+		"refused: not https": {reason: "refused", make: func(_ *testing.T, w *world) (string, []string, func() int64) {
 			user := w.user("new@demo.example", "")
 			p := speaker("new", "new@demo.example", "", user)
 			good := p.RecordingLink
@@ -115,7 +115,7 @@ func TestHoldsSayWhyAndAreLiftedWhenTheCauseIsMended(t *testing.T) {
 				return user
 			}
 		}},
-		"refused: another host": {reason: "refused", make: func(t *testing.T, w *world) (string, []string, func() int64) {
+		"refused: another host": {reason: "refused", make: func(_ *testing.T, w *world) (string, []string, func() int64) {
 			user := w.user("new@demo.example", "")
 			p := speaker("new", "new@demo.example", "", user)
 			good := p.RecordingLink

@@ -8,7 +8,7 @@ import (
 )
 
 // replaced is a row that NameCoach gives another badge, and so another identity, with a new recording.
-func replaced(t *testing.T) (*world, int64) {
+func replaced(t *testing.T) *world {
 	t.Helper()
 	w := start(t, simulator.Options{})
 	ada := w.user("ada@demo.example", "")
@@ -19,14 +19,14 @@ func replaced(t *testing.T) (*world, int64) {
 			p.NameBadgeLink, p.RecordingLink, p.RecordingID = "https://www.name-coach.com/ada-2", "https://namewaves.s3.amazonaws.com/2.mp3", "recording_2"
 		})
 	})
-	return w, ada
+	return w
 }
 
 func TestARowWithANewBadgeReplacesTheOldOne(t *testing.T) {
 	t.Parallel()
 	t.Run("collect asks about the person", func(t *testing.T) {
 		t.Parallel()
-		w, _ := replaced(t)
+		w := replaced(t)
 		res, err := w.bridge(t).Collect(t.Context())
 		if err != nil || res.Participants != 1 || res.Written != 1 {
 			t.Errorf("%+v, %v", res, err)
@@ -39,7 +39,7 @@ func TestARowWithANewBadgeReplacesTheOldOne(t *testing.T) {
 	})
 	t.Run("backfill sees it without asking", func(t *testing.T) {
 		t.Parallel()
-		w, _ := replaced(t)
+		w := replaced(t)
 		if res := w.backfill(t); res.Participants != 1 || res.Written != 1 {
 			t.Errorf("%+v", res)
 		}

@@ -83,8 +83,7 @@ func (p *Plan) add(u UserState, layout Layout, events []string) {
 		return
 	}
 	fragment, err := layout.Build(chosen)
-	var refusal *Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		p.Holds = append(p.Holds, Hold{UserID: u.UserID, Reason: Refused, Detail: refusal.Error()})
 		return
 	}

@@ -20,10 +20,10 @@ func TestWhatIsPlannedForAUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	right, older, foreign := fragment.Digest(), Fragment{badgeKey: ptr("https://old")}.Digest(), []byte("foreign digest, 20 b")
+	right, older, foreign := fragment.Digest(), Fragment{badgeKey: new("https://old")}.Digest(), []byte("foreign digest, 20 b")
 	write := Plan{Steps: []Step{{UserID: 1, Action: Write, Fragment: fragment, Digest: right, Source: "row"}}}
 	unchanged := Plan{Unchanged: write.Steps}
-	clear := Plan{Steps: []Step{{UserID: 1, Action: Clear, Source: "row"}}}
+	cleared := Plan{Steps: []Step{{UserID: 1, Action: Clear, Source: "row"}}}
 	nothing := Plan{Nothing: []int64{1}}
 	for name, c := range map[string]struct {
 		user UserState
@@ -55,9 +55,9 @@ func TestWhatIsPlannedForAUser(t *testing.T) {
 		"linked to somebody without badge":                               {UserState{Linked: true, Participants: []Participant{silent}}, nothing},
 		"absence is not evidence":                                        {UserState{Seen: right, Applied: right, AppliedSource: "row"}, nothing},
 		"silence is not evidence":                                        {UserState{Linked: true, Participants: []Participant{silent}, Seen: right, Applied: right}, nothing},
-		"the voice belongs to somebody else now":                         {UserState{Seen: right, Applied: right, AppliedSource: "row", SourceMoved: true}, clear},
+		"the voice belongs to somebody else now":                         {UserState{Seen: right, Applied: right, AppliedSource: "row", SourceMoved: true}, cleared},
 		"the voice belongs to somebody else now, and another one speaks": {UserState{Linked: true, Participants: []Participant{jane}, Seen: older, Applied: older, SourceMoved: true}, write},
-		"a census has confirmed that nobody speaks":                      {UserState{Seen: right, Applied: right, AppliedSource: "row", Gone: true}, clear},
+		"a census has confirmed that nobody speaks":                      {UserState{Seen: right, Applied: right, AppliedSource: "row", Gone: true}, cleared},
 		"what is not ours is not cleared":                                {UserState{Seen: right, SourceMoved: true, Gone: true}, nothing},
 		"what is cleared is not cleared again":                           {UserState{Applied: right, AppliedSource: "row", SourceMoved: true, Gone: true}, nothing},
 		"what somebody else has put there since is not cleared":          {UserState{Seen: foreign, Applied: right, AppliedSource: "row", SourceMoved: true, Gone: true}, nothing},

@@ -68,10 +68,10 @@ func Key(s string) string {
 }
 
 // Storable keeps text as near to what was sent as Postgres can hold it: NUL and bytes that are not UTF-8 become U+FFFD,
-// and it is cut at max bytes. A link that needed this is refused later, for the U+FFFD or for its length.
-func Storable(s string, max int) string {
-	if len(s) > max {
-		s = s[:max]
+// and it is cut at limit bytes. A link that needed this is refused later, for the U+FFFD or for its length.
+func Storable(s string, limit int) string {
+	if len(s) > limit {
+		s = s[:limit]
 	}
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }

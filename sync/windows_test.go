@@ -41,7 +41,7 @@ func TestRowsUpdatedWhileTheyAreReadAreNotMissed(t *testing.T) {
 			var pages atomic.Int64
 			w := start(t, simulator.Options{
 				Seed: 31, Users: 120, PagingIgnored: !c.paging, OrderByID: c.byID,
-				OnNameCoachPage: func(s *simulator.Simulator, page int) {
+				OnNameCoachPage: func(s *simulator.Simulator, _ int) {
 					if int(pages.Add(1)) != c.at {
 						return
 					}
@@ -68,7 +68,7 @@ func TestRowsThatKeepMovingAreBroughtByTheNextCollect(t *testing.T) {
 	var pages atomic.Int64
 	w := start(t, simulator.Options{
 		Seed: 32, Users: 120, MaxPerPage: 50,
-		OnNameCoachPage: func(s *simulator.Simulator, page int) {
+		OnNameCoachPage: func(s *simulator.Simulator, _ int) {
 			n := pages.Add(1)
 			if all := s.Participants(); n < 200 {
 				s.UpdateParticipant(all[int(n*7)%len(all)].ID, func(p *simulator.Participant) { p.EventTitle = fmt.Sprintf("Retitled %d", n) })
@@ -246,8 +246,7 @@ func TestASecondThatSearchCannotCompleteKeepsTheCursor(t *testing.T) {
 			hide(w)
 			before := w.Participants()[0].Updated
 			_, err := w.bridge(t).Backfill(t.Context(), time.Time{})
-			var incomplete *bridgesync.IncompleteError
-			if !errors.As(err, &incomplete) {
+			if _, ok := errors.AsType[*bridgesync.IncompleteError](err); !ok {
 				t.Fatalf("ended with %v", err)
 			}
 			if at := w.cursor(t); at.After(before) {
