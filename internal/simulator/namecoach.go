@@ -90,13 +90,13 @@ func (e *exchange) json(status int) {
 
 // question is what a list or search asks for.
 type question struct {
-	page, perPage  int
-	after, before  time.Time
-	emails, ids    []string
-	hasEmails      bool // email_list is there, be it empty
-	hasIDs         bool
-	include        []string
-	filtered       bool
+	page, perPage int
+	after, before time.Time
+	emails, ids   []string
+	hasEmails     bool // email_list is there, be it empty
+	hasIDs        bool
+	include       []string
+	filtered      bool
 }
 
 func (e *exchange) listParticipants() {
