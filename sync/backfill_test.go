@@ -17,7 +17,7 @@ func TestBackfillReadsOnlyWhomItWrites(t *testing.T) {
 	for name, rows := range map[string]simulator.ListRows{"complete rows": simulator.Complete, "partial rows": simulator.Partial} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := start(t, simulator.Options{Seed: 21, Users: 350, ListRows: rows})
+			w := start(t, simulator.Options{Seed: 21, Users: 220, ListRows: rows})
 			truth := w.Truth().Totals
 			res := w.backfill(t)
 			w.right(t)

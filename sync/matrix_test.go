@@ -15,7 +15,7 @@ func dialects() map[string]simulator.Options {
 	for i := range 12 {
 		on := func(j int) bool { return i < 11 && design[(i+j)%11] == '#' }
 		o := simulator.Options{
-			Seed: uint64(i), Users: 150, MaxPerPage: 100,
+			Seed: uint64(i), Users: 110, MaxPerPage: 70,
 			Put: simulator.PutSemantics(i % 3), ListRows: simulator.ListRows(i / 3 % 2), PagingIgnored: i/6 == 1,
 			PutAnswer: simulator.PutAnswer((i + i/3) % 3),
 			DropNulls: on(0), ReorderKeys: on(1), NoWrapper: on(2), MetaStrings: on(3), RecordingURLKey: on(4), ExclusiveBounds: on(5),

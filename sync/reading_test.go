@@ -290,7 +290,7 @@ func drawServer(t *rapid.T) *movingServer {
 // checkOften checks a property that needs rare events to meet, with more examples than usual.
 func checkOften(t *testing.T, property func(t *rapid.T)) {
 	t.Helper()
-	for n := range 25 {
+	for n := range 10 {
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			t.Parallel()
 			rapid.Check(t, property)

@@ -160,7 +160,7 @@ func onDays(r *rand.Rand, rows, days int) []int64 {
 	return spread(rows, func() int64 { return starts[r.IntN(days)] + 8*3600 + r.Int64N(8*3600) })
 }
 
-var walkSizes = []int{0, 10, 1999, 2001, 19_999, 20_001, 25_000, 60_000, 100_000, 200_000}
+var walkSizes = []int{0, 10, 1999, 2001, 20_001, 100_000}
 
 // Design, section 7: a first backfill of P participants costs NameCoach at most P/1000 + 30 requests.
 func TestWalkReadsManyRowsWithFewRequests(t *testing.T) {
@@ -193,7 +193,7 @@ func TestWalkReadsManyRowsWithFewRequests(t *testing.T) {
 				for _, rows := range walkSizes {
 					for seed := range uint64(2) {
 						if seed > 0 && rows >= 100_000 {
-							continue // these take the longest
+							continue // it takes the longest
 						}
 						w := NewWalk(walkBegin, walkStop)
 						w.Settled = walkStop.Add(-10 * time.Minute)
