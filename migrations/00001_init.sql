@@ -98,7 +98,10 @@ CREATE TABLE participants (
     content           bytea NOT NULL,
     changed_at        timestamptz NOT NULL DEFAULT now(),
     link_due          boolean NOT NULL DEFAULT true,
+    created_run       uuid,
     seen_run          uuid,
+    seen_at           timestamptz NOT NULL DEFAULT now(),
+    created_at        timestamptz NOT NULL DEFAULT now(),
     missing_since     timestamptz,
     replaced          boolean NOT NULL DEFAULT false,
     PRIMARY KEY (bridge, participant)
@@ -112,14 +115,15 @@ COMMENT ON TABLE participants IS 'NameCoach rows: one person in one event. Empty
 COMMENT ON COLUMN participants.participant IS 'Digest of event, folded address, institution id and badge link: NameCoach rows have no id.';
 COMMENT ON COLUMN participants.person IS 'email:ADDRESS (case-folded), else id:INSTITUTION_ID, else row:DIGEST.';
 COMMENT ON COLUMN participants.content IS 'Digest of what may reach BLN or a link, volatile URL queries left out.';
-COMMENT ON COLUMN participants.seen_run IS 'The last walk from the beginning, or question about its person, that brought it.';
-COMMENT ON COLUMN participants.missing_since IS 'A whole walk from the beginning, or an answer about its person, did not bring it. It speaks only while nobody else does.';
-COMMENT ON COLUMN participants.replaced IS 'Missing, and another row stands in its place: one of the same person, or one of somebody else with its badge or recording. It speaks for nobody.';
+COMMENT ON COLUMN participants.created_run IS 'The run, or the question about its person, that brought it first.';
+COMMENT ON COLUMN participants.seen_run IS 'The last walk from the beginning, or question about its person, that brought it; else what brought it last changed.';
+COMMENT ON COLUMN participants.missing_since IS 'A whole walk from the beginning, or an answer about its person, did not bring it. It speaks on: absence is not evidence.';
+COMMENT ON COLUMN participants.replaced IS 'Missing, and a row that came later stands in its place: one of the same person in the same event, or one of somebody else with its badge or recording. It speaks for nobody.';
 COMMENT ON COLUMN participants.link_due IS 'New or changed since its person was last linked.';
 
 CREATE UNLOGGED TABLE staged_participants (LIKE participants INCLUDING DEFAULTS);
 ALTER TABLE staged_participants ADD COLUMN reading uuid NOT NULL, ADD COLUMN staged_at timestamptz NOT NULL DEFAULT now();
-ALTER TABLE staged_participants DROP COLUMN link_due, DROP COLUMN changed_at, DROP COLUMN seen_run, DROP COLUMN missing_since, DROP COLUMN replaced;
+ALTER TABLE staged_participants DROP COLUMN link_due, DROP COLUMN changed_at, DROP COLUMN created_run, DROP COLUMN seen_run, DROP COLUMN seen_at, DROP COLUMN created_at, DROP COLUMN missing_since, DROP COLUMN replaced;
 CREATE INDEX staged_participants_reading ON staged_participants (bridge, reading);
 COMMENT ON TABLE staged_participants IS 'Rows of a window while its pages are read. They count only when the window is whole.';
 

@@ -57,27 +57,27 @@ func StageParticipants(ctx context.Context, c Copier, bridge string, reading uui
 
 // StoreStaged makes the rows of a whole window count and says how many were new or changed. It runs in the transaction
 // that moves the cursor. Unchanged rows are not touched. Where rows of one window have the same identity, the one with a
-// recording counts, then the one with the smallest content, so that every reading of them comes to the same. seenBy, where
-// not zero, is noted on every row: see MarkMissing.
-func StoreStaged(ctx context.Context, q Querier, bridge string, reading, seenBy uuid.UUID) (changed int64, err error) {
+// recording counts, then the one with the smallest content, so that every reading of them comes to the same. by is what
+// brought them; touch notes it on unchanged rows too, for MarkMissing.
+func StoreStaged(ctx context.Context, q Querier, bridge string, reading, by uuid.UUID, touch bool) (changed int64, err error) {
 	tag, err := q.Exec(ctx, `INSERT INTO participants (bridge, participant, person, email, institution_id, event_access_code, event_title,
-			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content)
+			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, created_run, seen_run)
 		SELECT DISTINCT ON (participant) bridge, participant, person, email, institution_id, event_access_code, event_title,
-			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content
+			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, $3::uuid, $3::uuid
 		FROM staged_participants WHERE bridge = $1 AND reading = $2 ORDER BY participant, recording_link = '', content
 		ON CONFLICT (bridge, participant) DO UPDATE SET person = EXCLUDED.person, email = EXCLUDED.email,
 			institution_id = EXCLUDED.institution_id, event_access_code = EXCLUDED.event_access_code, event_title = EXCLUDED.event_title,
 			first_name = EXCLUDED.first_name, last_name = EXCLUDED.last_name, name_badge_link = EXCLUDED.name_badge_link,
 			recording_link = EXCLUDED.recording_link, recording_id = EXCLUDED.recording_id, recording_date = EXCLUDED.recording_date,
 			attributes = EXCLUDED.attributes, content = EXCLUDED.content, changed_at = now(), link_due = true,
-			missing_since = NULL, replaced = false
-		WHERE participants.content <> EXCLUDED.content OR participants.missing_since IS NOT NULL`, bridge, reading)
+			missing_since = NULL, replaced = false, seen_run = EXCLUDED.seen_run, seen_at = now()
+		WHERE participants.content <> EXCLUDED.content OR participants.missing_since IS NOT NULL`, bridge, reading, by)
 	if err != nil {
 		return 0, fmt.Errorf("store participants: %w", err)
 	}
-	if seenBy != uuid.Nil {
-		_, err := q.Exec(ctx, `UPDATE participants p SET seen_run = $3 FROM staged_participants s
-			WHERE s.bridge = $1 AND s.reading = $2 AND p.bridge = $1 AND p.participant = s.participant AND p.seen_run IS DISTINCT FROM $3`, bridge, reading, seenBy)
+	if touch {
+		_, err := q.Exec(ctx, `UPDATE participants p SET seen_run = $3, seen_at = now() FROM staged_participants s
+			WHERE s.bridge = $1 AND s.reading = $2 AND p.bridge = $1 AND p.participant = s.participant AND p.seen_run IS DISTINCT FROM $3`, bridge, reading, by)
 		if err != nil {
 			return 0, fmt.Errorf("note who was seen: %w", err)
 		}
@@ -147,22 +147,23 @@ func NextPeople(ctx context.Context, q Querier, bridge, after string, limit int,
 	return people, nil
 }
 
-// MarkMissing notes the rows that seenBy, which should have brought all rows (of people, or of everybody where that is nil),
-// did not bring. Rows stored since before are left alone: they may be newer than what it read. A missing row is replaced
-// where the same person has others, or where its badge or recording is now on somebody else's row: then it speaks for
-// nobody, and the link of a person who has no other row ends. Any other stays, for absence is not evidence. Run it under
-// LockParticipants.
-func MarkMissing(ctx context.Context, q Querier, bridge string, seenBy uuid.UUID, before time.Time, people []string) error {
+// MarkMissing notes the rows that by, which should have brought all rows (of people, or of everybody where that is nil),
+// did not bring. Rows stored since before are left alone: they may be newer than what it read. Absence is not evidence: a
+// missing row speaks on, unless a row that came after it was last seen stands in its place: one of the same person
+// in the same event, or one of somebody else with its badge or recording. Then it speaks for nobody, and the link of a person who
+// has no other row ends. Run it under LockParticipants.
+func MarkMissing(ctx context.Context, q Querier, bridge string, by uuid.UUID, before time.Time, people []string) error {
 	_, err := q.Exec(ctx, `UPDATE participants SET missing_since = now(), link_due = true
 		WHERE bridge = $1 AND missing_since IS NULL AND seen_run IS DISTINCT FROM $2 AND changed_at < $3
-			AND ($4::text[] IS NULL OR person = ANY($4))`, bridge, seenBy, before, people)
+			AND ($4::text[] IS NULL OR person = ANY($4))`, bridge, by, before, people)
 	if err != nil {
 		return fmt.Errorf("mark missing participants: %w", err)
 	}
 	const replaced = `UPDATE participants m SET replaced = true, link_due = true FROM participants c
-		WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND NOT m.replaced AND c.bridge = $1 AND c.missing_since IS NULL AND `
+		WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND NOT m.replaced AND c.bridge = $1 AND c.missing_since IS NULL
+			AND c.created_at > m.seen_at AND c.created_run IS DISTINCT FROM m.seen_run AND `
 	for _, sql := range []string{
-		replaced + `c.person = m.person`,
+		replaced + `c.person = m.person AND c.event_access_code = m.event_access_code`,
 		replaced + `c.person <> m.person AND m.name_badge_link <> '' AND c.name_badge_link = m.name_badge_link`,
 		replaced + `c.person <> m.person AND m.recording_id <> '' AND c.recording_id = m.recording_id`,
 		// Those who have nothing but replaced rows are nobody's any more; the others are linked by what they have.
@@ -209,14 +210,13 @@ func Suspects(ctx context.Context, q Querier, bridge string) ([]Suspect, error) 
 
 // LinkedParticipant is a participant with the user that it is linked to.
 type LinkedParticipant struct {
-	UserID  int64
-	Missing bool // NameCoach did not show it any more when it was last asked
+	UserID int64
 	Participant
 }
 
 // ParticipantsOf gives everyone who is linked to the users, but rows that others have replaced.
 func ParticipantsOf(ctx context.Context, q Querier, bridge string, users []int64) ([]LinkedParticipant, error) {
-	ps, err := collect[LinkedParticipant](q.Query(ctx, `SELECT l.user_id, p.missing_since IS NOT NULL AS missing, `+participantColumns+`
+	ps, err := collect[LinkedParticipant](q.Query(ctx, `SELECT l.user_id, `+participantColumns+`
 		FROM links l JOIN participants p USING (bridge, person) WHERE l.bridge = $1 AND l.user_id = ANY($2) AND NOT p.replaced`, bridge, users))
 	if err != nil {
 		return nil, fmt.Errorf("read linked participants: %w", err)

@@ -100,10 +100,10 @@ func TestReadingsDoNotMixUnlessJoined(t *testing.T) {
 	}
 	must(t, state.StageParticipants(t.Context(), db, "a", one, nil))
 	must(t, state.JoinStaged(t.Context(), db, "a", two, one))
-	if n := get[int64](t)(state.StoreStaged(t.Context(), db, "a", one, uuid.Nil)); n != 2 {
+	if n := get[int64](t)(state.StoreStaged(t.Context(), db, "a", one, uuid.New(), false)); n != 2 {
 		t.Errorf("%d rows were stored", n)
 	}
-	if n := get[int64](t)(state.StoreStaged(t.Context(), db, "a", one, uuid.Nil)); n != 0 {
+	if n := get[int64](t)(state.StoreStaged(t.Context(), db, "a", one, uuid.New(), false)); n != 0 {
 		t.Errorf("stored twice, %d rows", n)
 	}
 	if got := value[string](t, db, `SELECT string_agg(email, ',' ORDER BY email) FROM staged_participants`); got != "c@x" {
@@ -129,7 +129,7 @@ func TestParticipantsAndCursorCommitTogether(t *testing.T) {
 	was := get[state.Cursor](t)(state.StartCursor(t.Context(), db, "a", state.Cursor{Stream: "walk", Since: second(0), Until: second(0)}))
 	must(t, state.MoveCursor(t.Context(), db, "a", was, second(5), nil)) // another process has been there
 	err := state.InTx(t.Context(), db, func(tx pgx.Tx) error {
-		if n := get[int64](t)(state.StoreStaged(t.Context(), tx, "a", reading, uuid.Nil)); n != 1 {
+		if n := get[int64](t)(state.StoreStaged(t.Context(), tx, "a", reading, uuid.New(), false)); n != 1 {
 			t.Errorf("%d rows", n)
 		}
 		return state.MoveCursor(t.Context(), tx, "a", was, second(9), nil)

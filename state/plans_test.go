@@ -173,7 +173,7 @@ func BenchmarkStoreAThousand(b *testing.B) {
 			ps, _, _, _ := batchOf(i, 1000)
 			reading := uuid.New()
 			must(b, state.StageParticipants(b.Context(), db, "a", reading, ps))
-			get[int64](b)(state.StoreStaged(b.Context(), db, "a", reading, uuid.Nil))
+			get[int64](b)(state.StoreStaged(b.Context(), db, "a", reading, uuid.New(), false))
 		},
 		"directory": func(b *testing.B, db *pgxpool.Pool, i int) {
 			_, us, _, _ := batchOf(i, 1000)

@@ -114,9 +114,25 @@ func TestTheLastRunOfEachKindIsTold(t *testing.T) {
 	if diff := cmp.Diff([]uuid.UUID{last[2], last[1]}, got); diff != "" {
 		t.Errorf("(-want +got): %s", diff)
 	}
-	totals := get[state.Totals](t)(state.CountTotals(t.Context(), db, "a"))
-	if diff := cmp.Diff([]string{last[0].String(), last[1].String(), last[2].String()}, totals.Quarantined); diff != "" {
-		t.Errorf("quarantined (-want +got): %s", diff)
+}
+
+func TestARunIsQuarantinedWhileWhatItStagedIsPending(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 2)
+	owner := live(t, db, "a")
+	want(t, db, "a", "clear", 1)
+	run := get[state.Run](t)(take(t, db, state.Sweep, nil, owner, false))
+	must(t, state.StageClears(t.Context(), db, "a", run.Run))
+	must(t, state.EndRun(t.Context(), db, "a", run.Run, owner, state.Quarantined, nil, ""))
+	quarantined := func() []string {
+		return get[state.Totals](t)(state.CountTotals(t.Context(), db, "a")).Quarantined
+	}
+	if diff := cmp.Diff([]string{run.Run.String()}, quarantined()); diff != "" {
+		t.Errorf("while it is pending (-want +got): %s", diff)
+	}
+	exec(t, db, `UPDATE directory_users SET applied_version = wanted_version`)
+	if diff := cmp.Diff([]string{}, quarantined()); diff != "" {
+		t.Errorf("afterwards (-want +got): %s", diff)
 	}
 }
 

@@ -100,7 +100,7 @@ func store(t testing.TB, db *pgxpool.Pool, bridge string, rows ...state.Particip
 	t.Helper()
 	reading := uuid.New()
 	must(t, state.StageParticipants(t.Context(), db, bridge, reading, rows))
-	return get[int64](t)(state.StoreStaged(t.Context(), db, bridge, reading, uuid.Nil))
+	return get[int64](t)(state.StoreStaged(t.Context(), db, bridge, reading, uuid.New(), false))
 }
 
 // user is a directory user with that address.
@@ -170,7 +170,7 @@ func everything(t *testing.T, db *pgxpool.Pool, bridge string) map[string]bool {
 	do("StageParticipants", state.StageParticipants(ctx, db, bridge, first, []state.Participant{participant("a@x", "E"), participant("b@x", "E"), participant("c@x", "F")}))
 	must(t, state.StageParticipants(ctx, db, bridge, second, []state.Participant{participant("d@x", "E")}))
 	do("JoinStaged", state.JoinStaged(ctx, db, bridge, second, first))
-	_, err = state.StoreStaged(ctx, db, bridge, first, run)
+	_, err = state.StoreStaged(ctx, db, bridge, first, run, true)
 	do("StoreStaged", err)
 	_, err = state.Suspects(ctx, db, bridge)
 	do("Suspects", err)

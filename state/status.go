@@ -7,22 +7,21 @@ import (
 
 // Totals is how a bridge stands.
 type Totals struct {
-	Participants int            // NameCoach rows known, but those it no longer showed when last asked
+	Participants int            // NameCoach rows known, but those that others have replaced
 	Users        int            // directory users
 	Linked       int            // users with a link
 	Synced       int            // users that show the right fragment
 	Pending      int            // users still to be written
 	Failed       int            // of those, tried and failed
 	Held         map[string]int // people and users by reason
-	Quarantined  []string       // runs that wait for a person
+	Quarantined  []string       // runs whose staged clears wait for a person
 }
 
-// CountTotals counts where a bridge stands. Participants of other events than events (none: all) are known, but nobody
-// is linked by them.
+// CountTotals counts where a bridge stands.
 func CountTotals(ctx context.Context, q Querier, bridge string) (Totals, error) {
 	t := Totals{Held: map[string]int{}}
 	err := q.QueryRow(ctx, `SELECT
-		(SELECT count(*) FROM participants WHERE bridge = $1 AND missing_since IS NULL),
+		(SELECT count(*) FROM participants WHERE bridge = $1 AND NOT replaced),
 		(SELECT count(*) FROM directory_users WHERE bridge = $1 AND gone_at IS NULL),
 		(SELECT count(DISTINCT l.user_id) FROM links l JOIN directory_users d USING (bridge, user_id) WHERE l.bridge = $1 AND d.gone_at IS NULL),
 		(SELECT count(*) FROM directory_users WHERE bridge = $1 AND gone_at IS NULL AND action = 'write' AND applied_version >= wanted_version AND applied_digest IS NOT NULL),
@@ -48,7 +47,9 @@ func CountTotals(ctx context.Context, q Querier, bridge string) (Totals, error) 
 	if err := rows.Err(); err != nil {
 		return t, fmt.Errorf("count holds of bridge %s: %w", bridge, err)
 	}
-	err = q.QueryRow(ctx, `SELECT coalesce(array_agg(run::text ORDER BY started_at), '{}') FROM runs WHERE bridge = $1 AND status = 'quarantined'`, bridge).Scan(&t.Quarantined)
+	err = q.QueryRow(ctx, `SELECT coalesce(array_agg(run::text ORDER BY started_at), '{}') FROM runs r WHERE bridge = $1 AND status = 'quarantined'
+		AND EXISTS (SELECT 1 FROM plan_steps s JOIN directory_users d ON d.bridge = $1 AND d.user_id = s.user_id
+			WHERE s.bridge = $1 AND s.run = r.run AND d.action = 'clear' AND d.wanted_version > d.applied_version)`, bridge).Scan(&t.Quarantined)
 	if err != nil {
 		return t, fmt.Errorf("read quarantined runs of bridge %s: %w", bridge, err)
 	}

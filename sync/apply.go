@@ -57,7 +57,8 @@ type writer struct {
 	verified atomic.Int64
 	denied   atomic.Int64 // users who answered 403 at the first try
 	gone     atomic.Int64 // users that BLN no longer knows
-	stopped  atomic.Bool  // damage was done: nothing more is sent but to put it back
+	cleared  atomic.Int64
+	stopped  atomic.Bool // damage was done: nothing more is sent but to put it back
 }
 
 func (r *run) newWriter() *writer {
@@ -81,11 +82,11 @@ func (r *run) write(ctx context.Context) error {
 		return err
 	}
 	w.total = pending.Writes
-	clears, err := r.letClears(ctx, pending.Clears)
-	if err != nil {
-		return err
-	}
 	for {
+		clears, err := r.letClears(ctx, pending.Clears, int(w.cleared.Load()))
+		if err != nil {
+			return err
+		}
 		if err := w.recover(ctx); err != nil {
 			return err
 		}
@@ -104,11 +105,11 @@ func (r *run) write(ctx context.Context) error {
 				return err
 			}
 		}
-		p, err := state.CountPending(ctx, r.DB, r.Name)
+		pending, err = state.CountPending(ctx, r.DB, r.Name)
 		if err != nil {
 			return err
 		}
-		again := p.Claimed > 0 || p.Ready > 0 || p.Retry != nil && time.Until(*p.Retry) < patience
+		again := pending.Claimed > 0 || pending.Ready > 0 || pending.Retry != nil && time.Until(*pending.Retry) < patience
 		if !again {
 			break
 		}
@@ -130,14 +131,14 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// letClears says whether this run may clear. Too many clears at once are staged for a person to approve; everything else
+// letClears says whether this run may clear these users, after those it has cleared already. Too many clears at once are staged for a person to approve; everything else
 // goes on.
-func (r *run) letClears(ctx context.Context, clears int) (bool, error) {
+func (r *run) letClears(ctx context.Context, clears, done int) (bool, error) {
 	totals, err := state.CountTotals(ctx, r.DB, r.Name)
 	if err != nil {
 		return false, err
 	}
-	if !r.Settings.Guard.Stages(clears, totals.Linked) {
+	if clears == 0 || !r.Settings.Guard.Stages(clears+done, totals.Linked) {
 		return true, nil
 	}
 	r.staged = clears
@@ -456,6 +457,9 @@ func (w *writer) close(ctx context.Context, entry int64, as, note string) error 
 
 func (w *writer) verify(c state.Claimed, in *state.Intent) error {
 	w.verified.Add(1)
+	if Action(c.Action) == Clear {
+		w.cleared.Add(1)
+	}
 	return database(w.settle.Do(state.Outcome{
 		UserID: c.UserID, Fence: c.Fence, Entry: in.Entry, State: state.Verified,
 		Applied: true, Version: c.Version, Digest: c.WantedDigest, Source: c.WantedSource,
@@ -717,25 +721,20 @@ func (r *run) foresee(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	totals, err := state.CountTotals(ctx, r.DB, r.Name)
-	if err != nil {
-		return err
-	}
-	clears := !r.Settings.Guard.Stages(pending.Clears, totals.Linked)
-	w.total = pending.Writes
+	w.total = pending.Writes + pending.Clears
 	for after := int64(0); ; {
 		users, err := state.PendingUsers(ctx, r.DB, r.Name, after, writeBatch)
 		if err != nil || len(users) == 0 {
 			return err
 		}
 		after = users[len(users)-1].UserID
-		if err := w.foreseeBatch(ctx, users, clears); err != nil {
+		if err := w.foreseeBatch(ctx, users); err != nil {
 			return err
 		}
 	}
 }
 
-func (w *writer) foreseeBatch(ctx context.Context, users []state.Claimed, clears bool) error {
+func (w *writer) foreseeBatch(ctx context.Context, users []state.Claimed) error {
 	var rest remains
 	var mu sync.Mutex
 	var steps []state.PlanStep
@@ -756,7 +755,7 @@ func (w *writer) foreseeBatch(ctx context.Context, users []state.Claimed, clears
 				rest.hold(c, Unwritable, problem)
 			case m.there:
 				return w.settle.Do(state.Outcome{UserID: c.UserID, Fence: c.Fence, Applied: true, Version: c.Version, Digest: c.WantedDigest, Source: c.WantedSource})
-			case m.notOurs, Action(c.Action) == Clear && !clears:
+			case m.notOurs:
 			default:
 				mu.Lock()
 				steps = append(steps, state.PlanStep{UserID: c.UserID, Action: c.Action, Wanted: c.Wanted, Digest: c.WantedDigest})

@@ -157,10 +157,10 @@ type run struct {
 	started time.Time
 	began   time.Time // by the database's clock, also where another process began it
 
-	collected int            // rows read so far
-	seenBy    uuid.UUID      // noted on every row by a walk that should bring all there are; zero: this is none
-	planned   map[Action]int // by a plan: users that would be written or cleared
-	staged    int            // clears that wait for a person
+	collected  int            // rows read so far
+	everything bool           // its walk is from the beginning, and should bring all rows there are
+	planned    map[Action]int // by a plan: users that would be written or cleared
+	staged     int            // clears that wait for a person
 
 	// lease ends when what this process has claimed may no longer be its own, and not before: neither when the run is
 	// interrupted nor when it fails. What was sent is finished under it.

@@ -17,11 +17,10 @@ type Participant struct {
 	RecordingID     string
 	RecordingDate   string // ISO 8601, seldom there (NC 356)
 	Attributes      map[string]string
-	Missing         bool // NameCoach did not show this row any more when it was last asked for everything
 }
 
 // Choose picks the participant who speaks for a user among all that are linked to that user, the same one for any order
-// of participants: only those of events, where any are given; those that NameCoach still shows before those it does not; those with a recording before those without; then by the
+// of participants: only those of events, where any are given; those with a recording before those without; then by the
 // order of events; then by the newest recording date, if each has one; then by event code, institution id and badge
 // link. The answer is false where nobody has a badge or a recording.
 func Choose(participants []Participant, events []string) (Participant, bool) {
@@ -29,9 +28,6 @@ func Choose(participants []Participant, events []string) (Participant, bool) {
 		silent := p.NameBadgeLink == "" && p.RecordingLink == ""
 		return silent || len(events) > 0 && !slices.Contains(events, p.EventAccessCode)
 	})
-	if slices.ContainsFunc(ps, func(p Participant) bool { return !p.Missing }) {
-		ps = slices.DeleteFunc(ps, func(p Participant) bool { return p.Missing })
-	}
 	if slices.ContainsFunc(ps, func(p Participant) bool { return p.RecordingLink != "" }) {
 		ps = slices.DeleteFunc(ps, func(p Participant) bool { return p.RecordingLink == "" })
 	}
@@ -61,9 +57,10 @@ func Choose(participants []Participant, events []string) (Participant, bool) {
 	}), true
 }
 
-// parseDate reads NameCoach's times: with a zone of hours and minutes, with or without a colon (NC 67, 356).
+// parseDate reads the times of both documents: with a zone of hours and minutes, with or without a colon, or with none
+// (NC 67, 356, BLN 7281).
 func parseDate(s string) (time.Time, bool) {
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999-0700"} {
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999-0700", time.DateTime} {
 		if t, err := time.Parse(layout, s); err == nil {
 			return t, true
 		}

@@ -117,7 +117,7 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor) (done boo
 			if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
 				return err
 			}
-			if _, err := state.StoreStaged(ctx, tx, r.Name, read.id, r.seenBy); err != nil {
+			if _, err := state.StoreStaged(ctx, tx, r.Name, read.id, r.id, r.everything); err != nil {
 				return err
 			}
 			if until.After(cursor.Since) {
@@ -163,7 +163,7 @@ func (r *run) tail(ctx context.Context) error {
 				return err
 			}
 			// Rows of an incomplete reading are true rows; they just are not all. The cursor is not involved.
-			_, err := state.StoreStaged(ctx, tx, r.Name, read.id, r.seenBy)
+			_, err := state.StoreStaged(ctx, tx, r.Name, read.id, r.id, r.everything)
 			return err
 		})
 		if err != nil {
@@ -390,7 +390,7 @@ func (r *run) settleDoubts(ctx context.Context) error {
 	}
 	for key, people := range asked {
 		for keys := range slices.Chunk(slices.Sorted(maps.Keys(people)), searchKeys) {
-			seenBy := uuid.New()
+			question := uuid.New()
 			var readings []uuid.UUID
 			err := r.search(ctx, namecoach.Filter{}, key, keys, func(got read, _ *Reading) error {
 				readings = append(readings, got.id)
@@ -412,11 +412,11 @@ func (r *run) settleDoubts(ctx context.Context) error {
 					return err
 				}
 				for _, id := range readings {
-					if _, err := state.StoreStaged(ctx, tx, r.Name, id, seenBy); err != nil {
+					if _, err := state.StoreStaged(ctx, tx, r.Name, id, question, true); err != nil {
 						return err
 					}
 				}
-				return state.MarkMissing(ctx, tx, r.Name, seenBy, r.began, names)
+				return state.MarkMissing(ctx, tx, r.Name, question, r.began, names)
 			})
 			if err != nil {
 				return err
@@ -433,7 +433,7 @@ func (r *run) markMissing(ctx context.Context) error {
 		if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
 			return err
 		}
-		return state.MarkMissing(ctx, tx, r.Name, r.seenBy, r.began, nil)
+		return state.MarkMissing(ctx, tx, r.Name, r.id, r.began, nil)
 	})
 }
 

@@ -82,7 +82,7 @@ func TestARowThatIsGoneClearsNobody(t *testing.T) {
 	w.backfill(t)
 	before := w.UserOtherInfo(ada)
 	w.DeleteParticipant(row)
-	if res := w.backfill(t); res.Cleared != 0 || res.Written != 0 || res.Participants != 0 || res.Linked != 1 {
+	if res := w.backfill(t); res.Cleared != 0 || res.Written != 0 || res.Participants != 1 || res.Linked != 1 {
 		t.Errorf("%+v", res)
 	}
 	if got := w.UserOtherInfo(ada); got != before {
@@ -127,5 +127,33 @@ func TestAVoiceWhoseInstitutionIDWasCorrectedIsClearedWhereItWas(t *testing.T) {
 			t.Errorf("%+v", res)
 		}
 		w.right(t)
+	}
+}
+
+// Nor does one absence take a recording away from somebody who has other rows: in another event, or a twin in the same.
+func TestARowThatIsGoneSpeaksOnBesideOthers(t *testing.T) {
+	t.Parallel()
+	for name, code := range map[string]string{"another event": "Z", "the same event": "A"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{})
+			ada := w.user("ada@demo.example", "")
+			recorded := speaker("x", "ada@demo.example", "", ada)
+			recorded.EventAccessCode = "A"
+			other := speaker("y", "ada@demo.example", "", ada)
+			other.EventAccessCode, other.RecordingLink, other.RecordingID = code, "", ""
+			row := w.AddParticipant(recorded)
+			w.AddParticipant(other)
+			w.backfill(t)
+			w.backfill(t) // both were seen before, and together
+			before := w.UserOtherInfo(ada)
+			w.DeleteParticipant(row)
+			if res := w.backfill(t); res.Cleared != 0 || res.Written != 0 {
+				t.Errorf("%+v", res)
+			}
+			if got := w.UserOtherInfo(ada); got != before {
+				t.Errorf("was %s, now %s", before, got)
+			}
+		})
 	}
 }

@@ -97,9 +97,8 @@ func (b *Bridge) Sweep(ctx context.Context) (Result, error) {
 
 // gather brings our state up to both sides, from since on.
 func (r *run) gather(ctx context.Context, since time.Time) error {
-	everything := since.IsZero()
-	if everything {
-		since, r.seenBy = Beginning, r.id
+	if r.everything = since.IsZero(); r.everything {
+		since = Beginning
 	}
 	if err := r.collect(ctx, since); err != nil {
 		return err
@@ -107,7 +106,7 @@ func (r *run) gather(ctx context.Context, since time.Time) error {
 	if err := r.tail(ctx); err != nil {
 		return err
 	}
-	if everything {
+	if r.everything {
 		if err := r.markMissing(ctx); err != nil {
 			return err
 		}

@@ -445,7 +445,7 @@ func (r *run) decide(ctx context.Context, tx pgx.Tx, users []state.DueUser, trus
 		u.Participants = append(u.Participants, Participant{
 			ID: string(l.ID), EventAccessCode: l.EventAccessCode, EventTitle: l.EventTitle, InstitutionID: l.InstitutionID,
 			NameBadgeLink: l.NameBadgeLink, RecordingLink: l.RecordingLink, RecordingID: l.RecordingID, RecordingDate: l.RecordingDate,
-			Attributes: l.Attributes, Missing: l.Missing,
+			Attributes: l.Attributes,
 		})
 	}
 	plan := Compute(states, r.Settings.Layout, r.Settings.Events)
@@ -473,7 +473,7 @@ func (r *run) decide(ctx context.Context, tx pgx.Tx, users []state.DueUser, trus
 	var lifted []string
 	for _, u := range users {
 		// An unwritable user that is to be tried again stays in the list until the try has an outcome.
-		if !held[u.UserID] && u.HeldReason != "" && Reason(u.HeldReason) != Unwritable || u.HeldReason != "" && !byID[u.UserID].Linked && !held[u.UserID] {
+		if !held[u.UserID] && u.HeldReason != "" && (Reason(u.HeldReason) != Unwritable || !byID[u.UserID].Linked) {
 			lifted = append(lifted, fmt.Sprint(u.UserID))
 		}
 	}
