@@ -41,7 +41,7 @@ func isNameCoach401(err error) bool {
 
 func isUnknownOrganization(err error) bool {
 	e := apiError(err)
-	return e != nil && e.API == "bln" && e.Endpoint == "organization.get" && (e.Status == 404 || e.Status == 403)
+	return e != nil && e.API == "bln" && e.Endpoint == "organizations.get" && (e.Status == 404 || e.Status == 403)
 }
 
 // explain says what failed and what to do next.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/sethvargo/go-envconfig"
@@ -96,7 +97,7 @@ Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 halted or 
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-		Args:              cobra.NoArgs,
+		Args:              knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
@@ -105,11 +106,23 @@ Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 halted or 
 		return usageError{fmt.Errorf("%w\n\nHelp: %s --help", err, cmd.CommandPath())}
 	})
 	root.AddCommand(newBackfill(a), newPlan(a), newCollect(a), newSweep(a), newStatus(a), newResume(a), newMigrate(a), newConfig(a), newVersion(a))
-	for _, c := range root.Commands() {
-		wrapArgs(c)
-	}
 	wrapArgs(root)
 	return root
+}
+
+// knownCommand refuses a word that is no command, with those it may have been meant for.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("there is no command %q", args[0])
+	if cmd.SuggestionsMinimumDistance == 0 {
+		cmd.SuggestionsMinimumDistance = 2
+	}
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(like, " or "))
+	}
+	return err
 }
 
 // wrapArgs makes complaints about arguments usage errors.

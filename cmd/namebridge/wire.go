@@ -42,7 +42,7 @@ func chooseBridge(cfg *config.Config, name string) (config.Bridge, error) {
 	case i >= 0:
 		return cfg.Bridges[i], nil
 	case name != "":
-		return config.Bridge{}, usageError{fmt.Errorf("there is no bridge %q; BRIDGES has %s", name, strings.Join(names, ", "))}
+		return config.Bridge{}, usageError{fmt.Errorf("there is no bridge %q; the bridges are: %s", name, strings.Join(names, ", "))}
 	case len(names) > 1:
 		return config.Bridge{}, usageError{fmt.Errorf("several bridges are configured; name one with --bridge: %s", strings.Join(names, ", "))}
 	}
