@@ -401,20 +401,18 @@ func (r *run) decideAll(ctx context.Context, dueOnly bool) error {
 	trustRows := stored.RowsCarryFragment == nil || *stored.RowsCarryFragment
 	var after int64
 	for done := 0; ; {
-		var n int
-		err := state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
-			users, err := state.NextUsers(ctx, tx, r.Name, after, decideBatch, dueOnly)
-			n = len(users)
-			if err != nil || n == 0 {
+		var users []state.DueUser
+		err := state.InTx(ctx, r.DB, func(tx pgx.Tx) (err error) {
+			if users, err = state.NextUsers(ctx, tx, r.Name, after, decideBatch, dueOnly); err != nil || len(users) == 0 {
 				return err
 			}
-			after = users[n-1].UserID
 			return r.decide(ctx, tx, users, trustRows)
 		})
-		if err != nil || n == 0 {
+		if err != nil || len(users) == 0 {
 			return err
 		}
-		done += n
+		after = users[len(users)-1].UserID // not before the commit: a transaction may be made twice
+		done += len(users)
 		r.progress(PhaseDecide, done, 0)
 	}
 }

@@ -218,3 +218,20 @@ func TestADirectoryThatShrankIsNotBelievedAtOnce(t *testing.T) {
 	counted(t, w.sweep(t), truth)
 	w.right(t)
 }
+
+// A transaction that Postgres ended for a deadlock is made again, for the same people and users.
+func TestADeadlockLeavesNobodyOut(t *testing.T) {
+	t.Parallel()
+	for _, table := range []string{"links FOR EACH ROW", "directory_users FOR EACH ROW WHEN (NEW.wanted IS NOT NULL)"} {
+		w := start(t, simulator.Options{Seed: 6, Users: 60})
+		if _, err := w.db.Exec(t.Context(), `CREATE SEQUENCE once;
+			CREATE FUNCTION dead() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+				IF nextval('once') = 1 THEN RAISE EXCEPTION 'deadlock' USING ERRCODE = '40P01'; END IF; RETURN NEW; END $$;
+			CREATE TRIGGER dead BEFORE INSERT OR UPDATE ON `+table+` EXECUTE FUNCTION dead()`); err != nil {
+			t.Fatal(err)
+		}
+		truth := w.Truth().Totals
+		counted(t, w.backfill(t), truth)
+		w.right(t)
+	}
+}
