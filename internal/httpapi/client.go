@@ -151,6 +151,10 @@ type Request struct {
 	Body      []byte      // sent as it is; Content-Type is the caller's
 	Repeat    bool        // safe to send again when the outcome is unknown (GET, searches)
 	MaxAnswer int64       // bytes; 0: the client's
+	// NotAfter is for a request that says what was true a moment ago: where it cannot leave by then, nothing is sent and
+	// the cause is ErrLate. Such a request goes before others of its client, and is not repeated after a 429 (everybody
+	// waits all the same). Zero: it may leave at any time.
+	NotAfter time.Time
 }
 
 // Response is a 2xx answer.
@@ -195,6 +199,9 @@ func (c *Client) Clock() (offset time.Duration, known bool) {
 	return 0, false
 }
 
+// Interval is the time between two requests at the present pace, pauses left out.
+func (c *Client) Interval() time.Duration { return c.pace.interval(time.Now()) }
+
 // SetShare makes the client use one n-th of Options.PerSecond and Burst from now
 // on, where n clients share the budget of one account. n below 1 counts as 1.
 func (c *Client) SetShare(n int) {
@@ -225,7 +232,7 @@ func (c *Client) repeat(ctx context.Context, r Request, take func(*Response) err
 			return nil, fail
 		}
 		if fail.Status == http.StatusTooManyRequests {
-			if busy++; busy == busyInRow {
+			if busy++; busy == busyInRow || !r.NotAfter.IsZero() {
 				return nil, fail
 			}
 			continue // the pacer makes this request wait, and every other
@@ -269,17 +276,23 @@ func (c *Client) url(r Request) (*url.URL, error) {
 
 // attempt sends r once, as soon as a place and the pace allow.
 func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response, *Error) {
+	queue := ctx
+	if !r.NotAfter.IsZero() {
+		var cancel context.CancelFunc
+		queue, cancel = context.WithDeadlineCause(ctx, r.NotAfter, ErrLate)
+		defer cancel()
+	}
 	select {
 	case c.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, c.failed(r, ctx.Err())
+	case <-queue.Done():
+		return nil, c.failed(r, late(queue))
 	}
 	leave := sync.OnceFunc(func() { <-c.slots })
 
 	asked := time.Now()
-	if err := c.pace.wait(ctx); err != nil {
+	if err := c.pace.wait(queue, !r.NotAfter.IsZero()); err != nil {
 		leave()
-		return nil, c.failed(r, err)
+		return nil, c.failed(r, late(queue))
 	}
 	sent := time.Now()
 
@@ -292,6 +305,14 @@ func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response,
 		GetConn: func(string) { wanted.Store(true) },
 		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
 	})
+	if !r.NotAfter.IsZero() {
+		// Connecting takes time, too.
+		defer time.AfterFunc(time.Until(r.NotAfter), func() {
+			if wanted.Load() && !connected.Load() {
+				cancel(ErrLate)
+			}
+		}).Stop()
+	}
 	req, err := c.request(traced, r, u)
 	if err != nil {
 		stall.Stop()
@@ -357,6 +378,14 @@ func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response,
 		fail.Code, fail.Message = "", "redirects are not followed"
 	}
 	return nil, fail
+}
+
+// late is why waiting has ended: ErrLate, or the error of the caller's context.
+func late(queue context.Context) error {
+	if errors.Is(context.Cause(queue), ErrLate) {
+		return ErrLate
+	}
+	return queue.Err()
 }
 
 func (c *Client) request(ctx context.Context, r Request, u *url.URL) (*http.Request, error) {

@@ -68,6 +68,9 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
+// ErrLate is the cause where a request could not leave by its NotAfter.
+var ErrLate = errors.New("it could not leave in time")
+
 var (
 	errCertificate = errors.New("the server's certificate is not accepted")
 	errRequest     = errors.New("the request cannot be built")
@@ -76,7 +79,7 @@ var (
 // again tells whether sending the request once more is safe and may help.
 func (e *Error) again(repeat bool) bool {
 	switch {
-	case errors.Is(e.Err, ErrTooLarge), errors.Is(e.Err, errCertificate), errors.Is(e.Err, errRequest):
+	case errors.Is(e.Err, ErrTooLarge), errors.Is(e.Err, errCertificate), errors.Is(e.Err, errRequest), errors.Is(e.Err, ErrLate):
 		return false
 	case e.Status == 0 && !e.Unknown: // it never left
 		return true
@@ -89,6 +92,9 @@ func (e *Error) again(repeat bool) bool {
 func cause(attempt context.Context, err error) error {
 	if errors.Is(context.Cause(attempt), errSilent) {
 		return errSilent
+	}
+	if errors.Is(context.Cause(attempt), ErrLate) {
+		return ErrLate
 	}
 	if ended := attempt.Err(); ended != nil {
 		return ended

@@ -33,6 +33,7 @@ const (
 // neighbour at once.
 type pacer struct {
 	turn chan struct{}
+	line chan struct{} // who is in no hurry queues here first: one of them at most is before somebody who is
 
 	mu        sync.Mutex
 	bucket    *rate.Limiter
@@ -52,6 +53,7 @@ func newPacer(perSecond float64, burst int) *pacer {
 	full := rate.Limit(perSecond)
 	return &pacer{
 		turn:   make(chan struct{}, 1),
+		line:   make(chan struct{}, 1),
 		bucket: rate.NewLimiter(full, burst),
 		full:   full,
 		burst:  burst,
@@ -61,7 +63,15 @@ func newPacer(perSecond float64, burst int) *pacer {
 }
 
 // wait returns when a request may leave, or with ctx's error.
-func (p *pacer) wait(ctx context.Context) error {
+func (p *pacer) wait(ctx context.Context, hurry bool) error {
+	if !hurry {
+		select {
+		case p.line <- struct{}{}:
+			defer func() { <-p.line }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	select {
 	case p.turn <- struct{}{}:
 		defer func() { <-p.turn }()
@@ -182,6 +192,14 @@ func (p *pacer) rest(until time.Time) {
 	if until.After(p.pause) {
 		p.pause = until
 	}
+}
+
+// interval is the time between two departures.
+func (p *pacer) interval(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.adjust(now)
+	return time.Duration(float64(time.Second) / float64(p.bucket.Limit()))
 }
 
 func (p *pacer) share(n int) {
