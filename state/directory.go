@@ -42,10 +42,20 @@ func TakeListing(ctx context.Context, q Querier, bridge string, maxAge time.Dura
 	return l, nil
 }
 
-// MoveListing runs in the transaction that stores the page's users. ErrStale: another process has stored this page.
+// GetListing reads one listing. ErrNotFound: a later one is complete.
+func GetListing(ctx context.Context, q Querier, bridge string, sweep int64) (Listing, error) {
+	l, err := one[Listing](q.Query(ctx, `SELECT `+listingColumns+` FROM listings WHERE bridge = $1 AND sweep = $2`, bridge, sweep))
+	if err != nil {
+		return l, fmt.Errorf("read listing %d: %w", sweep, err)
+	}
+	return l, nil
+}
+
+// MoveListing runs in the transaction that stores the page's users. ErrStale: another process has stored this page, or
+// ended the listing.
 func MoveListing(ctx context.Context, q Querier, bridge string, was, next Listing) error {
 	tag, err := q.Exec(ctx, `UPDATE listings SET after = $5, after_id = $6, last_created = $7, rows = $8
-		WHERE bridge = $1 AND sweep = $2 AND after = $3 AND after_id = $4 AND completed_at IS NULL`,
+		WHERE bridge = $1 AND sweep = $2 AND after = $3 AND after_id = $4 AND completed_at IS NULL AND refused_at IS NULL`,
 		bridge, was.Sweep, was.After, was.AfterID, next.After, next.AfterID, next.LastCreated, next.Rows)
 	return exactlyOne(tag, err, "move listing %d", was.Sweep)
 }
@@ -68,9 +78,9 @@ func RefuseListing(ctx context.Context, q Querier, bridge string, l Listing) err
 }
 
 // CompleteListing says that the directory was listed to its end: users it did not show are gone until they show again,
-// and links may be made. Older listings are forgotten.
+// and links may be made. Older listings are forgotten. ErrStale: it is complete, or was refused, already.
 func CompleteListing(ctx context.Context, q Querier, bridge string, l Listing) error {
-	tag, err := q.Exec(ctx, `UPDATE listings SET completed_at = now() WHERE bridge = $1 AND sweep = $2 AND completed_at IS NULL`, bridge, l.Sweep)
+	tag, err := q.Exec(ctx, `UPDATE listings SET completed_at = now() WHERE bridge = $1 AND sweep = $2 AND completed_at IS NULL AND refused_at IS NULL`, bridge, l.Sweep)
 	if err := exactlyOne(tag, err, "complete listing %d", l.Sweep); err != nil {
 		return err
 	}

@@ -57,6 +57,27 @@ func TestAnInterruptedListingGoesOnWhileItIsYoung(t *testing.T) {
 	}
 }
 
+// The listing that was refused must not confirm itself, nor go on, in the hands of another run that shares it.
+func TestARefusedListingIsOver(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a")
+	l := get[state.Listing](t)(state.TakeListing(t.Context(), db, "a", time.Hour))
+	must(t, state.RefuseListing(t.Context(), db, "a", l))
+	for name, err := range map[string]error{
+		"completed": state.CompleteListing(t.Context(), db, "a", l), "moved": state.MoveListing(t.Context(), db, "a", l, l),
+	} {
+		if !errors.Is(err, state.ErrStale) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if now := get[state.Listing](t)(state.GetListing(t.Context(), db, "a", l.Sweep)); now.RefusedAt == nil || now.CompletedAt != nil {
+		t.Errorf("%+v", now)
+	}
+	if _, err := state.GetListing(t.Context(), db, "a", l.Sweep+1); !errors.Is(err, state.ErrNotFound) {
+		t.Errorf("one that was never begun: %v", err)
+	}
+}
+
 func TestListingsBegunAtOnceAreOne(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a")

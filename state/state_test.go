@@ -181,6 +181,8 @@ func everything(t *testing.T, db *pgxpool.Pool, bridge string) map[string]bool {
 
 	listing, err := state.TakeListing(ctx, db, bridge, time.Hour)
 	do("TakeListing", err)
+	_, err = state.GetListing(ctx, db, bridge, listing.Sweep)
+	do("GetListing", err)
 	do("RefuseListing", state.RefuseListing(ctx, db, bridge, listing))
 	listing, err = state.TakeListing(ctx, db, bridge, time.Hour)
 	must(t, err)

@@ -49,15 +49,32 @@ func (r *run) list(ctx context.Context) error {
 	}
 	carry := stored.RowsCarryFragment
 	for done := false; !done; {
-		if done, err = r.listPage(ctx, &listing, &carry); err != nil {
+		if done, err = r.listPage(ctx, &listing, &carry); errors.Is(err, state.ErrStale) {
+			listing, done, err = r.rejoin(ctx, listing)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// rejoin goes on where another run, which lists too, has brought the listing.
+func (r *run) rejoin(ctx context.Context, l state.Listing) (now state.Listing, done bool, err error) {
+	now, err = state.GetListing(ctx, r.DB, r.Name, l.Sweep)
+	switch {
+	case errors.Is(err, state.ErrNotFound): // a later one is complete
+		return l, true, nil
+	case err != nil:
+		return l, false, err
+	case now.RefusedAt != nil:
+		return now, false, &ListingError{now.Rows, "another run has just found that it shows too few users; if the directory did shrink so much, list it once more"}
+	}
+	return now, now.CompletedAt != nil, nil
+}
+
 // listPage is one unit of work: it asks for the page after listing's place and stores its users and the new place in one
-// transaction. An empty page is the end: a short one need not be (BLN 7680).
+// transaction. An empty page is the end: a short one need not be (BLN 7680). ErrStale: another run has moved it on.
 func (r *run) listPage(ctx context.Context, listing *state.Listing, carry **bool) (done bool, err error) {
 	page, err := r.BLN.Users(ctx, bln.Cursor{After: listing.After, ID: listing.AfterID})
 	if isStatus(err, 403) {
@@ -98,6 +115,9 @@ func (r *run) listPage(ctx context.Context, listing *state.Listing, carry **bool
 		return false, err
 	}
 	if fresh == 0 {
+		if err := r.still(ctx, *listing); err != nil {
+			return false, err
+		}
 		// A server that keeps fractions of a second which its created does not show repeats the rows of the last second for
 		// ever. That the newest user of all is the last one here is proof enough of the end.
 		newest, ok, err := r.BLN.Newest(ctx)
@@ -114,8 +134,22 @@ func (r *run) listPage(ctx context.Context, listing *state.Listing, carry **bool
 	return false, nil
 }
 
+// still fails with ErrStale where another run has moved the listing on from where l says it is.
+func (r *run) still(ctx context.Context, l state.Listing) error {
+	now, err := state.GetListing(ctx, r.DB, r.Name, l.Sweep)
+	moved := now.After != l.After || now.AfterID != l.AfterID || now.Rows != l.Rows || now.CompletedAt != nil || now.RefusedAt != nil
+	if errors.Is(err, state.ErrNotFound) || err == nil && moved {
+		return fmt.Errorf("listing %d: %w", l.Sweep, state.ErrStale)
+	}
+	return err
+}
+
 // endListing makes a listing that came to its end the directory, unless it shows so few that it must be incomplete.
+// ErrStale: another run has moved it on.
 func (r *run) endListing(ctx context.Context, l state.Listing) error {
+	if err := r.still(ctx, l); err != nil {
+		return err
+	}
 	known, refused, err := state.ListingSizes(ctx, r.DB, r.Name)
 	if err != nil {
 		return err
@@ -189,9 +223,6 @@ func (r *run) learnRows(ctx context.Context) error {
 	return state.SetRowsCarryFragment(ctx, r.DB, r.Name, carry)
 }
 
-// liveKeys is how many addresses one live question asks for.
-const liveKeys = 50
-
 // askLive asks BLN for the keys of changed people that the directory does not know, before the other rules may decide
 // alone: since the last listing somebody may have been added. What BLN does not answer is unknown, not gone.
 func (r *run) askLive(ctx context.Context, sweep int64) error {
@@ -207,19 +238,15 @@ func (r *run) askLive(ctx context.Context, sweep int64) error {
 			return err
 		}
 		emails, ids := unknownKeys(people, found, r.Settings.MatchBy)
-		for len(emails) > 0 {
-			n := min(liveKeys, len(emails))
-			users, err := r.BLN.UsersByIdentifier(ctx, emails[:n])
-			if err != nil {
-				return err
-			}
-			if err := r.storeLive(ctx, sweep, users); err != nil {
-				return err
-			}
-			emails = emails[n:]
+		if err := r.askEmails(ctx, sweep, emails); err != nil {
+			return err
 		}
 		for _, id := range ids {
 			users, err := r.BLN.UsersByQuery(ctx, id)
+			if refusedKey(err) {
+				r.Log.Warn("BLN refuses to be asked about one person", "bridge", r.Name, "problem", err)
+				continue
+			}
 			if err != nil {
 				return err
 			}
@@ -235,6 +262,31 @@ func (r *run) askLive(ctx context.Context, sweep int64) error {
 			}
 		}
 	}
+}
+
+// askEmails asks for the users of addresses, in halves where BLN refuses one of them: a key that it does not like must
+// not keep everybody else waiting.
+func (r *run) askEmails(ctx context.Context, sweep int64, emails []string) error {
+	if len(emails) == 0 {
+		return nil
+	}
+	users, err := r.BLN.UsersByIdentifier(ctx, emails)
+	switch {
+	case refusedKey(err) && len(emails) > 1:
+		half := len(emails) / 2
+		return errors.Join(r.askEmails(ctx, sweep, emails[:half]), r.askEmails(ctx, sweep, emails[half:]))
+	case refusedKey(err):
+		r.Log.Warn("BLN refuses to be asked about one person", "bridge", r.Name, "problem", err)
+		return nil
+	case err != nil:
+		return err
+	}
+	return r.storeLive(ctx, sweep, users)
+}
+
+// refusedKey says whether a question failed for what was asked.
+func refusedKey(err error) bool {
+	return isStatus(err, 400) || isStatus(err, 404) || isStatus(err, 422)
 }
 
 func (r *run) storeLive(ctx context.Context, sweep int64, users []bln.User) error {
@@ -271,9 +323,14 @@ const linkBatch = 1000
 
 // linkAll decides for everyone, or just for those who changed, in batches. It asks nobody: links depend on what is stored.
 func (r *run) linkAll(ctx context.Context, dueOnly bool) error {
-	if !dueOnly && len(r.Settings.Events) > 0 {
-		if err := state.DropUncounted(ctx, r.DB, r.Name, r.Settings.Events); err != nil {
+	if len(r.Settings.Events) > 0 {
+		if err := state.ForgetUncounted(ctx, r.DB, r.Name, r.Settings.Events); err != nil {
 			return err
+		}
+		if !dueOnly {
+			if err := state.DropUncounted(ctx, r.DB, r.Name, r.Settings.Events); err != nil {
+				return err
+			}
 		}
 	}
 	for after, done := "", 0; ; {

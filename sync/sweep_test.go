@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"namebridge/internal/simulator"
 	"namebridge/state"
@@ -233,5 +235,32 @@ func TestADeadlockLeavesNobodyOut(t *testing.T) {
 		truth := w.Truth().Totals
 		counted(t, w.backfill(t), truth)
 		w.right(t)
+	}
+}
+
+// Runs of different kinds may list at once: they share one listing, and each goes on where the other has brought it.
+func TestRunsThatListAtOnceDoNotHinderEachOther(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{Seed: 7, Users: 600, BLNLatency: 20 * time.Millisecond})
+	w.collect(t)
+	var all sync.WaitGroup
+	for _, do := range []func(*bridgesync.Bridge) (bridgesync.Result, error){
+		func(b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Backfill(t.Context(), time.Time{}) },
+		func(b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Sweep(t.Context()) },
+		func(b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Plan(t.Context()) },
+	} {
+		b := w.bridge(t)
+		all.Go(func() {
+			if res, err := do(b); err != nil {
+				t.Errorf("%s: %v", res.Kind, err)
+			}
+		})
+	}
+	all.Wait()
+	w.right(t)
+	var listed, present int
+	if err := w.db.QueryRow(t.Context(), `SELECT (SELECT rows FROM listings ORDER BY sweep DESC LIMIT 1),
+		(SELECT count(*) FROM directory_users WHERE gone_at IS NULL)`).Scan(&listed, &present); err != nil || listed != present {
+		t.Errorf("the listing counted %d of %d users, %v", listed, present, err)
 	}
 }
