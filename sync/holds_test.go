@@ -189,3 +189,49 @@ func TestASweepLiftsWhatBLNHasMended(t *testing.T) {
 		t.Errorf("%+v", res)
 	}
 }
+
+// The voice of somebody who is another user now does not stay because of the bad link of the one who takes the place.
+func TestARefusalDoesNotKeepAWrongVoice(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	ada, bob := w.user("ada@demo.example", "S-1"), w.user("bob@demo.example", "")
+	mine := w.AddParticipant(speaker("ada", "", "S-1", ada))
+	w.backfill(t)
+	w.setExternalID(t, ada, "S-2")
+	w.setExternalID(t, bob, "S-1")
+	w.belongs(mine, bob)
+	bad := speaker("eve", "", "S-2", 0)
+	bad.NameBadgeLink, bad.RecordingLink, bad.RecordingID = "http://www.name-coach.com/eve", "", ""
+	w.AddParticipant(bad)
+	if res := w.backfill(t); res.Written != 1 || res.Cleared != 1 || res.Held.Refused != 1 || w.fragment(t, ada) != nil || w.fragment(t, bob) == nil {
+		t.Errorf("%+v: %s, %s", res, w.UserOtherInfo(ada), w.UserOtherInfo(bob))
+	}
+	if res := w.backfill(t); res.Written+res.Cleared != 0 || res.Held.Refused != 1 || w.asked("bln users.get") != 0 {
+		t.Errorf("a second backfill: %+v", res)
+	}
+}
+
+// Whoever shows what is wanted, whoever put it there, is not unwritable.
+func TestAnUnwritableUserWhoShowsWhatIsWantedIsNotHeld(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	ada := w.user("ada@demo.example", "")
+	w.AddParticipant(speaker("ada", "ada@demo.example", "", ada))
+	w.backfill(t)
+	fragment := string(w.members(t, ada)["namecoach"])
+	for key, value := range map[string]string{"namecoach": "", "trades": "null"} {
+		if err := w.EditOtherInfo(ada, key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.sweep(t)
+	w.wantReasons(t, map[string]string{fmt.Sprint(ada): "unwritable"})
+	if err := w.EditOtherInfo(ada, "namecoach", fragment); err != nil {
+		t.Fatal(err)
+	}
+	res := w.sweep(t)
+	w.wantReasons(t, map[string]string{})
+	if res.Written != 0 || res.Unchanged != 1 || w.asked("bln users.get") != 0 {
+		t.Errorf("%+v", res)
+	}
+}

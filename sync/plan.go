@@ -45,7 +45,8 @@ type Hold struct {
 	Detail string
 }
 
-// Plan is what should happen, as data. Each user stands in at most one of its lists, in order of user id.
+// Plan is what should happen, as data, in order of user id. Each user stands in one of its lists, but for one that is
+// held as refused and shows somebody else's voice: that is cleared beside the hold.
 type Plan struct {
 	Steps     []Step
 	Unchanged []Step // the right fragment is there already
@@ -71,12 +72,14 @@ func (p *Plan) add(u UserState, layout Layout, events []string) {
 		p.Holds = append(p.Holds, Hold{UserID: u.UserID, Reason: u.Held})
 		return
 	}
+	// What somebody else has put there since is not ours to clear.
+	ours := u.Applied != nil && bytes.Equal(u.Seen, u.Applied)
+	remove := Step{UserID: u.UserID, Action: Clear, Source: u.AppliedSource}
 	chosen, ok := Choose(u.Participants, events)
 	if !ok {
 		// A participant that vanished is no evidence; one that now belongs to someone else is: its voice must not stay here.
-		// What somebody else has put there since is not ours to clear.
-		if u.Applied != nil && bytes.Equal(u.Seen, u.Applied) && (u.SourceMoved || u.Gone) {
-			p.Steps = append(p.Steps, Step{UserID: u.UserID, Action: Clear, Source: u.AppliedSource})
+		if ours && (u.SourceMoved || u.Gone) {
+			p.Steps = append(p.Steps, remove)
 		} else {
 			p.Nothing = append(p.Nothing, u.UserID)
 		}
@@ -85,6 +88,9 @@ func (p *Plan) add(u UserState, layout Layout, events []string) {
 	fragment, err := layout.Build(chosen)
 	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		p.Holds = append(p.Holds, Hold{UserID: u.UserID, Reason: Refused, Detail: refusal.Error()})
+		if ours && u.SourceMoved { // a bad link of one is no reason to keep the voice of another
+			p.Steps = append(p.Steps, remove)
+		}
 		return
 	}
 	step := Step{UserID: u.UserID, Action: Write, Fragment: fragment, Digest: fragment.Digest(), Source: chosen.ID}

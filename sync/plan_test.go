@@ -42,8 +42,12 @@ func TestWhatIsPlannedForAUser(t *testing.T) {
 			UserState{Linked: true, Participants: []Participant{unsafe}, Seen: older, Applied: older},
 			Plan{Holds: []Hold{{UserID: 1, Reason: Refused, Detail: "name_badge_link: is not https"}}},
 		},
-		"a link that must not be written, though the source moved": {
-			UserState{Linked: true, Participants: []Participant{unsafe}, Seen: older, Applied: older, SourceMoved: true},
+		"a link that must not be written does not keep a voice that belongs to somebody else": {
+			UserState{Linked: true, Participants: []Participant{unsafe}, Seen: older, Applied: older, AppliedSource: "row", SourceMoved: true},
+			Plan{Steps: cleared.Steps, Holds: []Hold{{UserID: 1, Reason: Refused, Detail: "name_badge_link: is not https"}}},
+		},
+		"a link that must not be written, and what stands there is not ours": {
+			UserState{Linked: true, Participants: []Participant{unsafe}, Seen: foreign, Applied: older, SourceMoved: true},
 			Plan{Holds: []Hold{{UserID: 1, Reason: Refused, Detail: "name_badge_link: is not https"}}},
 		},
 		"held": {UserState{Linked: true, Participants: []Participant{jane}, Held: Unwritable}, Plan{Holds: []Hold{{UserID: 1, Reason: Unwritable}}}},
@@ -143,11 +147,14 @@ func states(all []standing) []UserState {
 	return out
 }
 
-// listed tells in how many of a plan's lists each user stands.
+// listed tells in how many of a plan's lists each user stands, a clear beside a refusal counted as one.
 func listed(p Plan) map[int64]int {
 	n := map[int64]int{}
 	for _, s := range p.Steps {
-		n[s.UserID]++
+		refused := slices.ContainsFunc(p.Holds, func(h Hold) bool { return h.UserID == s.UserID && h.Reason == Refused })
+		if s.Action == Write || !refused {
+			n[s.UserID]++
+		}
 	}
 	for _, s := range p.Unchanged {
 		n[s.UserID]++

@@ -518,7 +518,10 @@ func (r *run) decide(ctx context.Context, tx pgx.Tx, users []state.DueUser, trus
 		return err
 	}
 	var holds []state.Hold
-	held := map[int64]bool{}
+	held, tried := map[int64]bool{}, map[int64]bool{}
+	for _, s := range plan.Steps {
+		tried[s.UserID] = true
+	}
 	for _, h := range plan.Holds {
 		held[h.UserID] = true
 		if h.Reason == Refused {
@@ -528,7 +531,7 @@ func (r *run) decide(ctx context.Context, tx pgx.Tx, users []state.DueUser, trus
 	var lifted []string
 	for _, u := range users {
 		// An unwritable user that is to be tried again stays in the list until the try has an outcome.
-		if !held[u.UserID] && u.HeldReason != "" && (Reason(u.HeldReason) != Unwritable || !byID[u.UserID].Linked) {
+		if !held[u.UserID] && u.HeldReason != "" && (Reason(u.HeldReason) != Unwritable || !tried[u.UserID]) {
 			lifted = append(lifted, fmt.Sprint(u.UserID))
 		}
 	}
@@ -574,14 +577,18 @@ func wantedOf(p Plan) ([]state.Wanted, error) {
 		return nil
 	}
 	var failed error
+	stepped := map[int64]bool{}
 	for _, s := range p.Steps {
+		stepped[s.UserID] = true
 		failed = errors.Join(failed, add(s, false))
 	}
 	for _, s := range p.Unchanged {
 		failed = errors.Join(failed, add(s, true))
 	}
 	for _, h := range p.Holds {
-		out = append(out, state.Wanted{UserID: h.UserID})
+		if !stepped[h.UserID] {
+			out = append(out, state.Wanted{UserID: h.UserID})
+		}
 	}
 	for _, id := range p.Nothing {
 		out = append(out, state.Wanted{UserID: id})
