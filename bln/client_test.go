@@ -331,7 +331,7 @@ func TestATokenThatBLNForgotIsRenewedOnceForAllWhoMeetThat(t *testing.T) {
 				if i%2 == 0 {
 					_, err = c.ACL(t.Context())
 				} else {
-					_, err = c.UpdateOtherInfo(t.Context(), 200, OtherInfo{})
+					_, err = c.UpdateOtherInfo(t.Context(), 200, OtherInfo{}, time.Now())
 				}
 				if err != nil {
 					t.Error(err)

@@ -25,6 +25,8 @@ const (
 	// servers refuse a request line of 8 KiB.
 	maxIdentifiers  = 50
 	maxSearchLength = 4000
+	// freshFor is how long after a user was read a write that was made from it may still leave.
+	freshFor = 2 * time.Second
 )
 
 // User is one member of the organization. Texts are "" where the answer has null or nothing, and may hold U+0000.
@@ -124,13 +126,18 @@ func (c *Client) User(ctx context.Context, id int64) (User, error) {
 
 // UpdateOtherInfo replaces otherInfo of the member with that user.id, and sends nothing else: any other property could be
 // changed by it (BLN 7287). Whether the server replaces or merges is not documented; send the whole otherInfo of a User that was
-// read a moment ago, changed by With.
+// read a moment ago, changed by With. There is no version to tell the server what it was made from (BLN has no If-Match), so
+// what others write after that reading is undone: read is when it came, and where the request cannot leave within two seconds
+// of it (four turns, at a slow pace), nothing is sent and the cause is httpapi.ErrLate. For the same reason it is not repeated after a 429, which everybody waits for
+// all the same. Both are for the caller to answer by reading the user anew.
 //
 // The request is not repeated where it may have been carried out: then the *[httpapi.Error] has Unknown, and the caller has
 // to read the user again before anything else. The answer may be short of otherInfo (see User.HasOtherInfo); an answer without
 // content gives a User with nothing but its ID.
-func (c *Client) UpdateOtherInfo(ctx context.Context, id int64, o OtherInfo) (User, error) {
+func (c *Client) UpdateOtherInfo(ctx context.Context, id int64, o OtherInfo, read time.Time) (User, error) {
 	r := c.userRequest("users.update", http.MethodPut, id)
+	// At a slow pace the next turn alone takes longer, and there may be another write before it.
+	r.NotAfter = read.Add(max(freshFor, 4*c.http.Interval()))
 	r.Body = slices.Concat([]byte(`{"otherInfo":`), o.JSON(), []byte(`}`))
 	_, body, err := c.fetch(ctx, r)
 	if err != nil {

@@ -490,7 +490,7 @@ func TestUpdateSendsTheWholeOtherInfoAndNothingElseToTheUsersID(t *testing.T) {
 		fmt.Fprint(w, userJSON(gjson.GetBytes(body, "otherInfo").Raw))
 	})
 	o := mustParse(t, awkward).With("namecoach", json.RawMessage(`{"recording_link":null}`))
-	u, err := f.client(t).UpdateOtherInfo(t.Context(), 200, o)
+	u, err := f.client(t).UpdateOtherInfo(t.Context(), 200, o, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -513,7 +513,7 @@ func TestAnAnswerAboutSomeoneElseIsAnError(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	var failed *httpapi.Error
-	if _, err := c.UpdateOtherInfo(t.Context(), 10001, OtherInfo{}); !errors.As(err, &failed) || !failed.Unknown {
+	if _, err := c.UpdateOtherInfo(t.Context(), 10001, OtherInfo{}, time.Now()); !errors.As(err, &failed) || !failed.Unknown {
 		t.Errorf("got %v, want an unknown outcome", err)
 	}
 }
@@ -534,10 +534,7 @@ func TestAWriteIsRepeatedOnlyWhereItWasNotCarriedOut(t *testing.T) {
 		unknown bool
 		fails   bool
 	}{
-		"busy once": {[]http.HandlerFunc{
-			func(w http.ResponseWriter, _ *http.Request) { refuse(w, 429, "general", "slow down") },
-			func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, userJSON(`{}`)) },
-		}, 2, 0, false, false},
+		"busy":         {[]http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) { refuse(w, 429, "general", "slow down") }}, 1, 429, false, true},
 		"server error": {[]http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>tim@example.com", 502) }}, 1, 502, true, true},
 		"broken off":   {[]http.HandlerFunc{kill}, 1, 0, true, true},
 		"refused":      {[]http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) { refuse(w, 403, "forbidden", "tim@example.com") }}, 1, 403, false, true},
@@ -561,7 +558,7 @@ func TestAWriteIsRepeatedOnlyWhereItWasNotCarriedOut(t *testing.T) {
 				n := int(sent.Add(1))
 				c.answers[min(n, len(c.answers))-1](w, r)
 			})
-			u, err := f.client(t).UpdateOtherInfo(t.Context(), 200, mustParse(t, `{"jobTitle":"Security Officer"}`))
+			u, err := f.client(t).UpdateOtherInfo(t.Context(), 200, mustParse(t, `{"jobTitle":"Security Officer"}`), time.Now())
 			if (err != nil) != c.fails || sent.Load() != c.sent {
 				t.Fatalf("got %v after %d requests, want failure: %v after %d", err, sent.Load(), c.fails, c.sent)
 			}
@@ -577,6 +574,18 @@ func TestAWriteIsRepeatedOnlyWhereItWasNotCarriedOut(t *testing.T) {
 				t.Errorf("got %#v, want status %d, unknown %v", failed, c.status, c.unknown)
 			}
 		})
+	}
+}
+
+// Trap 53: what others have written since the reading would be undone.
+func TestAWriteOfWhatWasReadLongAgoIsNotSent(t *testing.T) {
+	t.Parallel()
+	f := newFakeBLN(t)
+	f.handle("PUT /organizations/100/users/200", func(http.ResponseWriter, *http.Request) { t.Error("it was sent") })
+	_, err := f.client(t).UpdateOtherInfo(t.Context(), 200, OtherInfo{}, time.Now().Add(-time.Minute))
+	var failed *httpapi.Error
+	if !errors.As(err, &failed) || !errors.Is(err, httpapi.ErrLate) || failed.Unknown {
+		t.Errorf("got %#v", err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,6 +32,8 @@ const (
 	maxProperties = 100
 	// tries is how often a user is tried within one look, after an outcome that was unknown.
 	tries = 3
+	// rereads is how often a user is read anew whose write could not leave while it was fresh, or met a 429.
+	rereads = 12
 	// patience is how long a run waits for users that failed to be ripe for another try.
 	patience = 90 * time.Second
 	// hopeless is how many failures in a row, without one success, end a run: the server is away.
@@ -252,8 +255,9 @@ func (r *remains) hold(c state.Claimed, reason Reason, detail string) {
 }
 
 func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains) error {
-	for try := 1; ; try++ {
+	for try, waits := 1, 0; ; {
 		user, err := w.BLN.User(ctx, c.UserID)
+		read := time.Now()
 		if isStatus(err, 404) {
 			return w.markGone(ctx, c.UserID)
 		}
@@ -273,14 +277,30 @@ func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains) er
 			rest.mu.Unlock()
 			return nil
 		}
-		again, err := w.send(ctx, c, m, rest)
-		if !again || try == tries {
+		again, err := w.send(ctx, c, m, read, rest)
+		switch {
+		case !again:
+			return err
+		case heldUp(err):
+			if waits++; waits == rereads {
+				return err
+			}
+			continue // reading anew waits for what held it up
+		case try == tries:
 			return err
 		}
 		if err := pause(ctx, time.Duration(try)*time.Second/2); err != nil {
 			return err
 		}
+		try++
 	}
+}
+
+// heldUp tells of a write that it did not leave in time, or met a 429: it was certainly not carried out, and by now others
+// may have changed what it was made from.
+func heldUp(err error) bool {
+	var e *httpapi.Error
+	return errors.As(err, &e) && !e.Unknown && (e.Status == http.StatusTooManyRequests || errors.Is(e.Err, httpapi.ErrLate))
 }
 
 // markGone notes that BLN no longer knows a user, merged or removed (BLN 645): its people are linked anew.
@@ -350,8 +370,8 @@ func (r *run) ours(o bln.OtherInfo) map[string]json.RawMessage {
 }
 
 // send journals, sends and verifies one write. again: it certainly did not arrive, or its outcome is unknown and nothing
-// of it is to be seen; the user may be read and tried anew.
-func (w *writer) send(ctx context.Context, c state.Claimed, m merged, rest *remains) (again bool, err error) {
+// of it is to be seen; the user may be read and tried anew. read is when the user came that m was made from.
+func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.Time, rest *remains) (again bool, err error) {
 	after := map[string]json.RawMessage{}
 	for _, x := range m.members {
 		after[x.Key] = x.Value
@@ -384,12 +404,14 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, rest *rema
 	case w.stopped.Load(), ctx.Err() != nil:
 		return false, errors.Join(ctx.Err(), w.close(work, intent.Entry, state.Unsent, "not sent: the run was stopping"))
 	}
-	answer, putErr := w.BLN.UpdateOtherInfo(work, c.UserID, m.send)
+	answer, putErr := w.BLN.UpdateOtherInfo(work, c.UserID, m.send, read)
 	// A crash here leaves the entry open: the next process reads the user and compares it with the before-image.
 	var refused *httpapi.Error
 	switch {
 	case w.lease.Err() != nil:
 		return false, errLease
+	case heldUp(putErr):
+		return w.unsent(work, intent.Entry, putErr, "held up: the user is read anew")
 	case errors.As(putErr, &refused) && !refused.Unknown:
 		return false, w.refused(work, c, intent, refused, putErr, rest)
 	case putErr == nil && w.confirms(answer, c, m):
@@ -408,10 +430,18 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, rest *rema
 	case landed:
 		return false, w.verify(c, intent)
 	case putErr != nil:
-		return true, errors.Join(putErr, w.close(work, intent.Entry, state.Unsent, "no answer, and nothing of it was to be seen"))
+		return w.unsent(work, intent.Entry, putErr, "no answer, and nothing of it was to be seen")
 	default:
-		return true, errors.Join(errors.New("BLN accepted the write but does not show it"), w.close(work, intent.Entry, state.Unsent, "accepted, but not to be seen"))
+		return w.unsent(work, intent.Entry, errors.New("BLN accepted the write but does not show it"), "accepted, but not to be seen")
 	}
+}
+
+// unsent closes the entry of a write that may be tried again for err.
+func (w *writer) unsent(ctx context.Context, entry int64, err error, note string) (again bool, _ error) {
+	if closing := w.close(ctx, entry, state.Unsent, note); closing != nil {
+		return false, errors.Join(err, closing)
+	}
+	return true, err
 }
 
 // arrivals are the pauses in which a write that is not to be seen yet may still arrive: gateways give up before the
@@ -532,6 +562,7 @@ func hasMissing(cs []bln.Change) bool {
 // them. It returns a *HaltedError, or the database's error with it.
 func (w *writer) restore(user, entry int64, before bln.OtherInfo, now bln.User, damage []bln.Change, late bool) error {
 	w.stopped.Store(true)
+	read := time.Now()
 	reason := fmt.Sprintf("BLN lost or changed what is not ours while user %d was written: %s.", user, keyNames(damage))
 	ctx, cancel := context.WithTimeout(w.lease, finish)
 	defer cancel()
@@ -544,7 +575,7 @@ func (w *writer) restore(user, entry int64, before bln.OtherInfo, now bln.User, 
 	switch {
 	case late:
 		became = fmt.Sprintf("User %d was not put back, since it may be people who changed it since; the whole otherInfo as it was is kept in journal entry %d.", user, entry)
-	case w.putBack(ctx, user, before, now, damage):
+	case w.putBack(ctx, user, before, now, read, damage):
 		as, became = state.Restored, fmt.Sprintf("User %d was put back and checked.", user)
 	}
 	w.Log.Error("halted", "reason", reason+" "+became, "bridge", w.Name, "user", user, "run", w.id)
@@ -569,21 +600,28 @@ func (w *writer) restore(user, entry int64, before bln.OtherInfo, now bln.User, 
 }
 
 // putBack writes foreign keys as they were, until a fresh read shows them.
-func (w *writer) putBack(ctx context.Context, user int64, before bln.OtherInfo, now bln.User, damage []bln.Change) bool {
+func (w *writer) putBack(ctx context.Context, user int64, before bln.OtherInfo, now bln.User, read time.Time, damage []bln.Change) bool {
 	seen := true // now is what stands there since the last write
-	for try := range restores {
+	for try, waits := 0, 0; try < restores && waits < rereads; {
 		if try > 0 && pause(ctx, 100*time.Millisecond<<try) != nil {
 			return false
 		}
+		var err error
 		if seen {
 			// Whether it arrived or not is for the read to tell.
-			_, _ = w.BLN.UpdateOtherInfo(ctx, user, w.mended(before, now, damage))
+			_, err = w.BLN.UpdateOtherInfo(ctx, user, w.mended(before, now, damage), read)
 		}
-		read, err := w.BLN.User(ctx, user)
+		if heldUp(err) {
+			waits++
+		} else {
+			try++
+		}
+		u, err := w.BLN.User(ctx, user)
 		if seen = err == nil; !seen {
 			continue
 		}
-		now, damage = read, w.damage(before, read)
+		read = time.Now()
+		now, damage = u, w.damage(before, u)
 		if len(damage) == 0 {
 			return true
 		}

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"path"
 	"strconv"
 	"strings"
@@ -346,4 +348,48 @@ func TestAHaltedBridgeStillPutsBackWhatWasDamaged(t *testing.T) {
 	if states := w.settledJournal(t); states[state.Restored] != 1 {
 		t.Errorf("journal %v", states)
 	}
+}
+
+// busyOnce answers the first PUT with 429 after do, and passes everything else on.
+type busyOnce struct {
+	once sync.Once
+	do   func()
+}
+
+func (b *busyOnce) RoundTrip(r *http.Request) (*http.Response, error) {
+	var res *http.Response
+	if r.Method == http.MethodPut {
+		b.once.Do(func() {
+			if r.Body != nil {
+				_, _ = io.Copy(io.Discard, r.Body)
+			}
+			b.do()
+			res = &http.Response{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"2"}}, Body: io.NopCloser(strings.NewReader(`{}`)), Request: r}
+		})
+	}
+	if res != nil {
+		return res, nil
+	}
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+// Trap 53: after a 429 the same body is old. What somebody changed meanwhile must not be undone, unseen.
+func TestAWriteThatWaitedIsNotSentStale(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	ada := w.user("ada@demo.example", "")
+	w.AddParticipant(speaker("x", "ada@demo.example", "", ada))
+	over := &busyOnce{do: func() {
+		if err := w.EditOtherInfo(ada, "Cohort", `"2025"`); err != nil {
+			t.Error(err)
+		}
+	}}
+	res, err := w.process(t, w.BLNURL(), w.db, over).Backfill(t.Context(), time.Time{})
+	if got := string(w.members(t, ada)["Cohort"]); err != nil || got != `"2025"` || res.Written != 1 || res.Failed != 0 {
+		t.Errorf("somebody wrote 2025 during the 2 s of Retry-After; now %s; %+v %v", got, res, err)
+	}
+	if states := w.settledJournal(t); states[state.Unsent] != 1 || states[state.Verified] != 1 {
+		t.Errorf("journal %v, want one that was not carried out and one that was", states)
+	}
+	w.right(t)
 }
