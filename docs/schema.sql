@@ -172,6 +172,7 @@ CREATE TABLE participants (
     content bytea NOT NULL,
     changed_at timestamp with time zone DEFAULT now() NOT NULL,
     link_due boolean DEFAULT true NOT NULL,
+    doubt_due boolean DEFAULT true NOT NULL,
     created_run uuid,
     seen_run uuid,
     seen_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -182,6 +183,7 @@ CREATE TABLE participants (
     FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
 ) WITH (fillfactor=85);
 CREATE INDEX participants_badge ON participants USING btree (bridge, name_badge_link) WHERE (name_badge_link <> ''::text);
+CREATE INDEX participants_doubt ON participants USING btree (bridge, participant) WHERE doubt_due;
 CREATE INDEX participants_due ON participants USING btree (bridge, person) WHERE link_due;
 CREATE INDEX participants_missing ON participants USING btree (bridge, person) WHERE (missing_since IS NOT NULL);
 CREATE INDEX participants_person ON participants USING btree (bridge, person);
@@ -191,8 +193,10 @@ COMMENT ON COLUMN participants.participant IS 'Digest of event, folded address, 
 COMMENT ON COLUMN participants.person IS 'email:ADDRESS (case-folded), else id:INSTITUTION_ID, else row:DIGEST.';
 COMMENT ON COLUMN participants.content IS 'Digest of what may reach BLN or a link, volatile URL queries left out.';
 COMMENT ON COLUMN participants.link_due IS 'New or changed since its person was last linked.';
+COMMENT ON COLUMN participants.doubt_due IS 'New or changed, and not yet compared with rows whose place it may have taken.';
 COMMENT ON COLUMN participants.created_run IS 'The run, or the question about its person, that brought it first.';
 COMMENT ON COLUMN participants.seen_run IS 'The last walk from the beginning, or question about its person, that brought it; else what brought it last changed.';
+COMMENT ON COLUMN participants.seen_at IS 'When it was last brought by a walk from the beginning or a question, or brought changed.';
 COMMENT ON COLUMN participants.missing_since IS 'A whole walk from the beginning, or an answer about its person, did not bring it. It speaks on: absence is not evidence.';
 COMMENT ON COLUMN participants.replaced IS 'Missing, and a row that came later stands in its place: one of the same person in the same event, or one of somebody else with its badge or recording. It speaks for nobody.';
 
@@ -242,6 +246,7 @@ CREATE UNLOGGED TABLE staged_participants (
     attributes jsonb,
     content bytea NOT NULL,
     reading uuid NOT NULL,
+    owner uuid NOT NULL,
     staged_at timestamp with time zone DEFAULT now() NOT NULL
 );
 CREATE INDEX staged_participants_reading ON staged_participants USING btree (bridge, reading);

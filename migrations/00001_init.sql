@@ -98,6 +98,7 @@ CREATE TABLE participants (
     content           bytea NOT NULL,
     changed_at        timestamptz NOT NULL DEFAULT now(),
     link_due          boolean NOT NULL DEFAULT true,
+    doubt_due         boolean NOT NULL DEFAULT true,
     created_run       uuid,
     seen_run          uuid,
     seen_at           timestamptz NOT NULL DEFAULT now(),
@@ -109,12 +110,15 @@ CREATE TABLE participants (
 CREATE INDEX participants_person ON participants (bridge, person);
 CREATE INDEX participants_badge ON participants (bridge, name_badge_link) WHERE name_badge_link <> '';
 CREATE INDEX participants_recording ON participants (bridge, recording_id) WHERE recording_id <> '';
+CREATE INDEX participants_doubt ON participants (bridge, participant) WHERE doubt_due;
 CREATE INDEX participants_missing ON participants (bridge, person) WHERE missing_since IS NOT NULL;
 CREATE INDEX participants_due ON participants (bridge, person) WHERE link_due;
 COMMENT ON TABLE participants IS 'NameCoach rows: one person in one event. Empty text: NameCoach has nothing.';
 COMMENT ON COLUMN participants.participant IS 'Digest of event, folded address, institution id and badge link: NameCoach rows have no id.';
 COMMENT ON COLUMN participants.person IS 'email:ADDRESS (case-folded), else id:INSTITUTION_ID, else row:DIGEST.';
 COMMENT ON COLUMN participants.content IS 'Digest of what may reach BLN or a link, volatile URL queries left out.';
+COMMENT ON COLUMN participants.doubt_due IS 'New or changed, and not yet compared with rows whose place it may have taken.';
+COMMENT ON COLUMN participants.seen_at IS 'When it was last brought by a walk from the beginning or a question, or brought changed.';
 COMMENT ON COLUMN participants.created_run IS 'The run, or the question about its person, that brought it first.';
 COMMENT ON COLUMN participants.seen_run IS 'The last walk from the beginning, or question about its person, that brought it; else what brought it last changed.';
 COMMENT ON COLUMN participants.missing_since IS 'A whole walk from the beginning, or an answer about its person, did not bring it. It speaks on: absence is not evidence.';
@@ -122,8 +126,8 @@ COMMENT ON COLUMN participants.replaced IS 'Missing, and a row that came later s
 COMMENT ON COLUMN participants.link_due IS 'New or changed since its person was last linked.';
 
 CREATE UNLOGGED TABLE staged_participants (LIKE participants INCLUDING DEFAULTS);
-ALTER TABLE staged_participants ADD COLUMN reading uuid NOT NULL, ADD COLUMN staged_at timestamptz NOT NULL DEFAULT now();
-ALTER TABLE staged_participants DROP COLUMN link_due, DROP COLUMN changed_at, DROP COLUMN created_run, DROP COLUMN seen_run, DROP COLUMN seen_at, DROP COLUMN created_at, DROP COLUMN missing_since, DROP COLUMN replaced;
+ALTER TABLE staged_participants ADD COLUMN reading uuid NOT NULL, ADD COLUMN owner uuid NOT NULL, ADD COLUMN staged_at timestamptz NOT NULL DEFAULT now();
+ALTER TABLE staged_participants DROP COLUMN link_due, DROP COLUMN doubt_due, DROP COLUMN changed_at, DROP COLUMN created_run, DROP COLUMN seen_run, DROP COLUMN seen_at, DROP COLUMN created_at, DROP COLUMN missing_since, DROP COLUMN replaced;
 CREATE INDEX staged_participants_reading ON staged_participants (bridge, reading);
 COMMENT ON TABLE staged_participants IS 'Rows of a window while its pages are read. They count only when the window is whole.';
 

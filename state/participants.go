@@ -2,8 +2,8 @@ package state
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -36,48 +36,68 @@ type Copier interface {
 	CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error)
 }
 
-// StageParticipants keeps rows of a window that is still being read.
-func StageParticipants(ctx context.Context, c Copier, bridge string, reading uuid.UUID, rows []Participant) error {
+// Reading names the rows of a window while its pages are read.
+type Reading struct {
+	ID    uuid.UUID
+	Owner uuid.UUID // the process that reads
+	Rows  int64     // staged so far, twins and repeats included
+}
+
+// ErrStagedLost says that staged rows are not all there any more: Postgres empties their table when it recovers from a
+// crash. The window must be read again.
+var ErrStagedLost = errors.New("rows that were staged are gone")
+
+// StageParticipants keeps rows of a window that is still being read, and counts them.
+func StageParticipants(ctx context.Context, c Copier, bridge string, reading *Reading, rows []Participant) error {
 	columns := []string{
-		"bridge", "reading", "participant", "person", "email", "institution_id", "event_access_code", "event_title",
+		"bridge", "reading", "owner", "participant", "person", "email", "institution_id", "event_access_code", "event_title",
 		"first_name", "last_name", "name_badge_link", "recording_link", "recording_id", "recording_date", "attributes", "content",
 	}
-	_, err := c.CopyFrom(ctx, pgx.Identifier{"staged_participants"}, columns, pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) {
+	n, err := c.CopyFrom(ctx, pgx.Identifier{"staged_participants"}, columns, pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) {
 		p := rows[i]
 		return []any{
-			bridge, reading, p.ID, p.Person, p.Email, p.InstitutionID, p.EventAccessCode, p.EventTitle,
+			bridge, reading.ID, reading.Owner, p.ID, p.Person, p.Email, p.InstitutionID, p.EventAccessCode, p.EventTitle,
 			p.FirstName, p.LastName, p.NameBadgeLink, p.RecordingLink, p.RecordingID, p.RecordingDate, p.Attributes, p.Content,
 		}, nil
 	}))
 	if err != nil {
 		return fmt.Errorf("stage participants: %w", err)
 	}
+	reading.Rows += n
 	return nil
 }
 
-// StoreStaged makes the rows of a whole window count and says how many were new or changed. It runs in the transaction
-// that moves the cursor. Unchanged rows are not touched. Where rows of one window have the same identity, the one with a
-// recording counts, then the one with the smallest content, so that every reading of them comes to the same. by is what
-// brought them; touch notes it on unchanged rows too, for MarkMissing.
-func StoreStaged(ctx context.Context, q Querier, bridge string, reading, by uuid.UUID, touch bool) (changed int64, err error) {
+// StoreStaged makes the rows of a reading count and says how many were new or changed. It runs in the transaction that
+// moves the cursor. Where rows of one reading have the same identity, the one with a recording counts, then the one with
+// the smallest content, so that every reading of them comes to the same. by is what brought them. Unchanged rows are
+// not touched, unless touch is set, by what should bring all rows there are: then they are noted as seen. ErrStagedLost:
+// the reading is not whole any more.
+func StoreStaged(ctx context.Context, q Querier, bridge string, reading Reading, by uuid.UUID, touch bool) (changed int64, err error) {
+	var there int64
+	if err := q.QueryRow(ctx, `SELECT count(*) FROM staged_participants WHERE bridge = $1 AND reading = $2`, bridge, reading.ID).Scan(&there); err != nil {
+		return 0, fmt.Errorf("count staged participants: %w", err)
+	}
+	if there != reading.Rows {
+		return 0, fmt.Errorf("%w: %d of %d", ErrStagedLost, reading.Rows-there, reading.Rows)
+	}
 	tag, err := q.Exec(ctx, `INSERT INTO participants (bridge, participant, person, email, institution_id, event_access_code, event_title,
-			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, created_run, seen_run)
+			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, created_run, seen_run, doubt_due)
 		SELECT DISTINCT ON (participant) bridge, participant, person, email, institution_id, event_access_code, event_title,
-			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, $3::uuid, $3::uuid
+			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, $3::uuid, $3::uuid, NOT $4::boolean
 		FROM staged_participants WHERE bridge = $1 AND reading = $2 ORDER BY participant, recording_link = '', content
 		ON CONFLICT (bridge, participant) DO UPDATE SET person = EXCLUDED.person, email = EXCLUDED.email,
 			institution_id = EXCLUDED.institution_id, event_access_code = EXCLUDED.event_access_code, event_title = EXCLUDED.event_title,
 			first_name = EXCLUDED.first_name, last_name = EXCLUDED.last_name, name_badge_link = EXCLUDED.name_badge_link,
 			recording_link = EXCLUDED.recording_link, recording_id = EXCLUDED.recording_id, recording_date = EXCLUDED.recording_date,
-			attributes = EXCLUDED.attributes, content = EXCLUDED.content, changed_at = now(), link_due = true,
+			attributes = EXCLUDED.attributes, content = EXCLUDED.content, changed_at = now(), link_due = true, doubt_due = EXCLUDED.doubt_due,
 			missing_since = NULL, replaced = false, seen_run = EXCLUDED.seen_run, seen_at = now()
-		WHERE participants.content <> EXCLUDED.content OR participants.missing_since IS NOT NULL`, bridge, reading, by)
+		WHERE participants.content <> EXCLUDED.content OR participants.missing_since IS NOT NULL`, bridge, reading.ID, by, touch)
 	if err != nil {
 		return 0, fmt.Errorf("store participants: %w", err)
 	}
 	if touch {
 		_, err := q.Exec(ctx, `UPDATE participants p SET seen_run = $3, seen_at = now() FROM staged_participants s
-			WHERE s.bridge = $1 AND s.reading = $2 AND p.bridge = $1 AND p.participant = s.participant AND p.seen_run IS DISTINCT FROM $3`, bridge, reading, by)
+			WHERE s.bridge = $1 AND s.reading = $2 AND p.bridge = $1 AND p.participant = s.participant AND p.seen_run IS DISTINCT FROM $3`, bridge, reading.ID, by)
 		if err != nil {
 			return 0, fmt.Errorf("note who was seen: %w", err)
 		}
@@ -85,10 +105,10 @@ func StoreStaged(ctx context.Context, q Querier, bridge string, reading, by uuid
 	return tag.RowsAffected(), DropStaged(ctx, q, bridge, reading)
 }
 
-// DropStaged forgets the rows of a reading that does not count, and of readings that were abandoned an hour ago.
-func DropStaged(ctx context.Context, q Querier, bridge string, reading uuid.UUID) error {
-	_, err := q.Exec(ctx, `DELETE FROM staged_participants
-		WHERE bridge = $1 AND (reading = $2 OR staged_at < now() - interval '1 hour')`, bridge, reading)
+// DropStaged forgets the rows of a reading that does not count, and of readings whose process is gone.
+func DropStaged(ctx context.Context, q Querier, bridge string, reading Reading) error {
+	_, err := q.Exec(ctx, `DELETE FROM staged_participants s WHERE bridge = $1 AND (reading = $2
+		OR staged_at < now() - interval '1 hour' AND NOT `+fmt.Sprintf(liveOwner, "s.owner")+`)`, bridge, reading.ID)
 	if err != nil {
 		return fmt.Errorf("drop staged participants: %w", err)
 	}
@@ -96,11 +116,12 @@ func DropStaged(ctx context.Context, q Querier, bridge string, reading uuid.UUID
 }
 
 // JoinStaged makes the rows of one reading part of another.
-func JoinStaged(ctx context.Context, q Querier, bridge string, from, into uuid.UUID) error {
-	_, err := q.Exec(ctx, `UPDATE staged_participants SET reading = $3 WHERE bridge = $1 AND reading = $2`, bridge, from, into)
+func JoinStaged(ctx context.Context, q Querier, bridge string, from Reading, into *Reading) error {
+	_, err := q.Exec(ctx, `UPDATE staged_participants SET reading = $3 WHERE bridge = $1 AND reading = $2`, bridge, from.ID, into.ID)
 	if err != nil {
 		return fmt.Errorf("join staged participants: %w", err)
 	}
+	into.Rows += from.Rows
 	return nil
 }
 
@@ -145,67 +166,6 @@ func NextPeople(ctx context.Context, q Querier, bridge, after string, limit int,
 		return nil, fmt.Errorf("read people: %w", err)
 	}
 	return people, nil
-}
-
-// MarkMissing notes the rows that by, which should have brought all rows (of people, or of everybody where that is nil),
-// did not bring. Rows stored since before are left alone: they may be newer than what it read. Absence is not evidence: a
-// missing row speaks on, unless a row that came after it was last seen stands in its place: one of the same person
-// in the same event, or one of somebody else with its badge or recording. Then it speaks for nobody, and the link of a person who
-// has no other row ends. Run it under LockParticipants.
-func MarkMissing(ctx context.Context, q Querier, bridge string, by uuid.UUID, before time.Time, people []string) error {
-	_, err := q.Exec(ctx, `UPDATE participants SET missing_since = now(), link_due = true
-		WHERE bridge = $1 AND missing_since IS NULL AND seen_run IS DISTINCT FROM $2 AND changed_at < $3
-			AND ($4::text[] IS NULL OR person = ANY($4))`, bridge, by, before, people)
-	if err != nil {
-		return fmt.Errorf("mark missing participants: %w", err)
-	}
-	const replaced = `UPDATE participants m SET replaced = true, link_due = true FROM participants c
-		WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND NOT m.replaced AND c.bridge = $1 AND c.missing_since IS NULL
-			AND c.created_at > m.seen_at AND c.created_run IS DISTINCT FROM m.seen_run AND `
-	for _, sql := range []string{
-		replaced + `c.person = m.person AND c.event_access_code = m.event_access_code`,
-		replaced + `c.person <> m.person AND m.name_badge_link <> '' AND c.name_badge_link = m.name_badge_link`,
-		replaced + `c.person <> m.person AND m.recording_id <> '' AND c.recording_id = m.recording_id`,
-		// Those who have nothing but replaced rows are nobody's any more; the others are linked by what they have.
-		`UPDATE participants p SET link_due = true FROM participants m
-			WHERE m.bridge = $1 AND m.replaced AND m.link_due AND p.bridge = $1 AND p.person = m.person AND NOT p.replaced`,
-		`WITH ended AS (SELECT DISTINCT m.person FROM participants m WHERE m.bridge = $1 AND m.replaced AND m.link_due
-				AND NOT EXISTS (SELECT 1 FROM participants c WHERE c.bridge = $1 AND c.person = m.person AND NOT c.replaced)),
-			lifted AS (DELETE FROM holds h USING ended WHERE h.bridge = $1 AND h.kind = 'person' AND h.subject = ended.person),
-			unlinked AS (DELETE FROM links l USING ended WHERE l.bridge = $1 AND l.person = ended.person AND l.rule <> 'hand' RETURNING l.user_id)
-			UPDATE directory_users d SET decide_due = true FROM unlinked WHERE d.bridge = $1 AND d.user_id = unlinked.user_id`,
-		`UPDATE participants SET link_due = false WHERE bridge = $1 AND missing_since IS NOT NULL AND replaced AND link_due`,
-	} {
-		if _, err := q.Exec(ctx, sql, bridge); err != nil {
-			return fmt.Errorf("mark missing participants: %w", err)
-		}
-	}
-	return nil
-}
-
-// Suspect is a person of whom a row may be out of date, because a row that just came looks like it.
-type Suspect struct {
-	Person        string
-	Email         string // NameCoach's own spelling; empty: ask by the institution id
-	InstitutionID string
-}
-
-// Suspects gives the people whom the rows that just came (those due) put in doubt: people who have another row in the same
-// event, and people who have the same badge or recording as somebody else's row that came.
-func Suspects(ctx context.Context, q Querier, bridge string) ([]Suspect, error) {
-	ss, err := collect[Suspect](q.Query(ctx, `WITH came AS (SELECT * FROM participants WHERE bridge = $1 AND link_due AND missing_since IS NULL)
-		SELECT DISTINCT ON (person) person, email, institution_id FROM (
-			SELECT p.person, c.email, c.institution_id FROM came c JOIN participants p ON p.bridge = $1 AND p.person = c.person
-				AND p.event_access_code = c.event_access_code AND p.participant <> c.participant AND p.missing_since IS NULL
-			UNION ALL SELECT p.person, p.email, p.institution_id FROM came c JOIN participants p ON p.bridge = $1
-				AND p.name_badge_link <> '' AND p.name_badge_link = c.name_badge_link AND p.person <> c.person AND p.missing_since IS NULL
-			UNION ALL SELECT p.person, p.email, p.institution_id FROM came c JOIN participants p ON p.bridge = $1
-				AND p.recording_id <> '' AND p.recording_id = c.recording_id AND p.person <> c.person AND p.missing_since IS NULL) x
-		ORDER BY person, email`, bridge))
-	if err != nil {
-		return nil, fmt.Errorf("read people in doubt: %w", err)
-	}
-	return ss, nil
 }
 
 // LinkedParticipant is a participant with the user that it is linked to.

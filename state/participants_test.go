@@ -94,27 +94,29 @@ func TestOfRowsWithOneIdentityTheSameCountsInAnyOrder(t *testing.T) {
 func TestReadingsDoNotMixUnlessJoined(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a")
-	one, two, three := uuid.New(), uuid.New(), uuid.New()
-	for reading, email := range map[uuid.UUID]string{one: "a@x", two: "b@x", three: "c@x"} {
+	one, two, three := reading(), reading(), reading()
+	three.Owner = live(t, db, "a")
+	for reading, email := range map[*state.Reading]string{&one: "a@x", &two: "b@x", &three: "c@x"} {
 		must(t, state.StageParticipants(t.Context(), db, "a", reading, []state.Participant{participant(email, "E")}))
 	}
-	must(t, state.StageParticipants(t.Context(), db, "a", one, nil))
-	must(t, state.JoinStaged(t.Context(), db, "a", two, one))
+	must(t, state.StageParticipants(t.Context(), db, "a", &one, nil))
+	must(t, state.JoinStaged(t.Context(), db, "a", two, &one))
 	if n := get[int64](t)(state.StoreStaged(t.Context(), db, "a", one, uuid.New(), false)); n != 2 {
 		t.Errorf("%d rows were stored", n)
 	}
-	if n := get[int64](t)(state.StoreStaged(t.Context(), db, "a", one, uuid.New(), false)); n != 0 {
-		t.Errorf("stored twice, %d rows", n)
+	if _, err := state.StoreStaged(t.Context(), db, "a", one, uuid.New(), false); !errors.Is(err, state.ErrStagedLost) {
+		t.Errorf("stored twice: %v", err)
 	}
 	if got := value[string](t, db, `SELECT string_agg(email, ',' ORDER BY email) FROM staged_participants`); got != "c@x" {
 		t.Errorf("still staged: %s", got)
 	}
-	must(t, state.DropStaged(t.Context(), db, "a", uuid.New()))
-	if n := value[int](t, db, `SELECT count(*) FROM staged_participants`); n != 1 {
-		t.Error("a young reading was dropped")
-	}
 	exec(t, db, `UPDATE staged_participants SET staged_at = now() - interval '61 minutes'`)
-	must(t, state.DropStaged(t.Context(), db, "a", uuid.New()))
+	must(t, state.DropStaged(t.Context(), db, "a", reading()))
+	if n := value[int](t, db, `SELECT count(*) FROM staged_participants`); n != 1 {
+		t.Error("a reading whose process lives was dropped")
+	}
+	must(t, state.Leave(t.Context(), db, "a", three.Owner))
+	must(t, state.DropStaged(t.Context(), db, "a", reading()))
 	if n := value[int](t, db, `SELECT count(*) FROM staged_participants`); n != 0 {
 		t.Error("an abandoned reading stays")
 	}
@@ -124,8 +126,8 @@ func TestReadingsDoNotMixUnlessJoined(t *testing.T) {
 func TestParticipantsAndCursorCommitTogether(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a")
-	reading := uuid.New()
-	must(t, state.StageParticipants(t.Context(), db, "a", reading, []state.Participant{participant("a@x", "E")}))
+	reading := reading()
+	must(t, state.StageParticipants(t.Context(), db, "a", &reading, []state.Participant{participant("a@x", "E")}))
 	was := get[state.Cursor](t)(state.StartCursor(t.Context(), db, "a", state.Cursor{Stream: "walk", Since: second(0), Until: second(0)}))
 	must(t, state.MoveCursor(t.Context(), db, "a", was, second(5), nil)) // another process has been there
 	err := state.InTx(t.Context(), db, func(tx pgx.Tx) error {
@@ -166,7 +168,8 @@ func TestWhatPostgresRefusesIsAnErrorAndNotHalfStored(t *testing.T) {
 	for _, bad := range []string{"a\x00b", "a\xffb"} {
 		p := participant("a@x", "E")
 		p.EventTitle = bad
-		if err := state.StageParticipants(t.Context(), db, "a", uuid.New(), []state.Participant{participant("b@x", "E"), p}); err == nil {
+		reading := reading()
+		if err := state.StageParticipants(t.Context(), db, "a", &reading, []state.Participant{participant("b@x", "E"), p}); err == nil {
 			t.Errorf("%q was stored", bad)
 		}
 	}

@@ -171,8 +171,8 @@ func BenchmarkStoreAThousand(b *testing.B) {
 	for name, step := range map[string]func(b *testing.B, db *pgxpool.Pool, i int){
 		"participants": func(b *testing.B, db *pgxpool.Pool, i int) {
 			ps, _, _, _ := batchOf(i, 1000)
-			reading := uuid.New()
-			must(b, state.StageParticipants(b.Context(), db, "a", reading, ps))
+			reading := reading()
+			must(b, state.StageParticipants(b.Context(), db, "a", &reading, ps))
 			get[int64](b)(state.StoreStaged(b.Context(), db, "a", reading, uuid.New(), false))
 		},
 		"directory": func(b *testing.B, db *pgxpool.Pool, i int) {

@@ -95,11 +95,14 @@ func participant(email, event string) state.Participant {
 	}
 }
 
+// reading is a new one, of a process that is not alive.
+func reading() state.Reading { return state.Reading{ID: uuid.New(), Owner: uuid.New()} }
+
 // store makes rows count.
 func store(t testing.TB, db *pgxpool.Pool, bridge string, rows ...state.Participant) int64 {
 	t.Helper()
-	reading := uuid.New()
-	must(t, state.StageParticipants(t.Context(), db, bridge, reading, rows))
+	reading := reading()
+	must(t, state.StageParticipants(t.Context(), db, bridge, &reading, rows))
 	return get[int64](t)(state.StoreStaged(t.Context(), db, bridge, reading, uuid.New(), false))
 }
 
@@ -166,16 +169,23 @@ func everything(t *testing.T, db *pgxpool.Pool, bridge string) map[string]bool {
 	_, err = state.GetCursor(ctx, db, bridge, state.ParticipantStream)
 	do("GetCursor", err)
 
-	first, second := uuid.New(), uuid.New()
-	do("StageParticipants", state.StageParticipants(ctx, db, bridge, first, []state.Participant{participant("a@x", "E"), participant("b@x", "E"), participant("c@x", "F")}))
-	must(t, state.StageParticipants(ctx, db, bridge, second, []state.Participant{participant("d@x", "E")}))
-	do("JoinStaged", state.JoinStaged(ctx, db, bridge, second, first))
+	first, second := reading(), reading()
+	do("StageParticipants", state.StageParticipants(ctx, db, bridge, &first, []state.Participant{participant("a@x", "E"), participant("b@x", "E"), participant("c@x", "F")}))
+	must(t, state.StageParticipants(ctx, db, bridge, &second, []state.Participant{participant("d@x", "E")}))
+	do("JoinStaged", state.JoinStaged(ctx, db, bridge, second, &first))
 	_, err = state.StoreStaged(ctx, db, bridge, first, run, true)
 	do("StoreStaged", err)
-	_, err = state.Suspects(ctx, db, bridge)
+	_, err = state.Now(ctx, db)
+	must(t, err)
+	_, err = state.Suspects(ctx, db, bridge, nil)
 	do("Suspects", err)
-	do("MarkMissing", state.InTx(ctx, db, func(tx pgx.Tx) error { return state.MarkMissing(ctx, tx, bridge, run, time.Now(), []string{"nobody"}) }))
-	must(t, state.StageParticipants(ctx, db, bridge, second, []state.Participant{participant("e@x", "E")}))
+	do("MarkMissing", state.InTx(ctx, db, func(tx pgx.Tx) error {
+		return state.MarkMissing(ctx, tx, bridge, time.Now().Add(time.Hour), &state.Asked{Emails: []string{"nobody@x"}})
+	}))
+	do("ForgetDoubts", state.ForgetDoubts(ctx, db, bridge, time.Now().Add(time.Hour)))
+	do("ForgetUncounted", state.ForgetUncounted(ctx, db, bridge, []string{"E", "F"}))
+	second = reading()
+	must(t, state.StageParticipants(ctx, db, bridge, &second, []state.Participant{participant("e@x", "E")}))
 	do("DropStaged", state.DropStaged(ctx, db, bridge, second))
 	do("LockParticipants", state.InTx(ctx, db, func(tx pgx.Tx) error { return state.LockParticipants(ctx, tx, bridge) }))
 
@@ -314,7 +324,8 @@ func TestNoFunctionTouchesAnotherBridge(t *testing.T) {
 	other := live(t, db, "b")
 	store(t, db, "b", participant("z@x", "E"))
 	must(t, state.StoreDecisions(t.Context(), db, "b", []state.Decided{{Person: "email:z@x", UserID: 6, Rule: "email"}}))
-	must(t, state.StageParticipants(t.Context(), db, "b", uuid.New(), []state.Participant{participant("y@x", "E")}))
+	staged := reading()
+	must(t, state.StageParticipants(t.Context(), db, "b", &staged, []state.Participant{participant("y@x", "E")}))
 	exec(t, db, `UPDATE staged_participants SET staged_at = now() - interval '2 hours'`)
 	get[state.Listing](t)(state.TakeListing(t.Context(), db, "b", time.Hour))
 	want(t, db, "b", "write", 2, 3)

@@ -158,6 +158,7 @@ type run struct {
 	began   time.Time // by the database's clock, also where another process began it
 
 	collected  int            // rows read so far
+	losses     int            // windows whose staged rows were lost
 	everything bool           // its walk is from the beginning, and should bring all rows there are
 	planned    map[Action]int // by a plan: users that would be written or cleared
 	staged     int            // clears that wait for a person

@@ -90,7 +90,7 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor) (done boo
 	default:
 		next, err = walk.Narrow(read.total)
 		if errors.Is(err, ErrSingleSecond) {
-			if err := r.readBySearch(ctx, span, read); err != nil {
+			if err := r.readBySearch(ctx, span, &read); err != nil {
 				return false, err
 			}
 			read.whole, next, err = true, walk.Complete(read.total), nil
@@ -111,13 +111,14 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor) (done boo
 	if err != nil {
 		return false, err
 	}
-	// A crash before this commits costs one window read again; after it, nothing.
+	// A crash before this commits costs one window read again, and so does one of Postgres that empties the staged rows;
+	// after it, nothing.
 	err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
 		if read.whole {
 			if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
 				return err
 			}
-			if _, err := state.StoreStaged(ctx, tx, r.Name, read.id, r.id, r.everything); err != nil {
+			if _, err := state.StoreStaged(ctx, tx, r.Name, read.staged, r.id, r.everything); err != nil {
 				return err
 			}
 			if until.After(cursor.Since) {
@@ -125,11 +126,14 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor) (done boo
 					return err
 				}
 			}
-		} else if err := state.DropStaged(ctx, tx, r.Name, read.id); err != nil {
+		} else if err := state.DropStaged(ctx, tx, r.Name, read.staged); err != nil {
 			return err
 		}
 		return state.MoveCursor(ctx, tx, r.Name, *cursor, until, raw)
 	})
+	if errors.Is(err, state.ErrStagedLost) {
+		return false, r.lost(err)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -139,44 +143,6 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor) (done boo
 	}
 	cursor.Until, cursor.Walk = until, raw
 	return false, nil
-}
-
-// tail reads what NameCoach changed after the walk's end, the unsettled edge included, without moving the cursor: who was
-// updated while a backfill ran is in it, and whatever is not yet visible comes with the next collect.
-func (r *run) tail(ctx context.Context) error {
-	cursor, err := state.GetCursor(ctx, r.DB, r.Name, r.id.String())
-	if err != nil {
-		return err
-	}
-	walk := NewWalk(cursor.Until.Add(-r.Settings.Settle), r.serverNow().Add(time.Second))
-	for {
-		span, ok := walk.Window()
-		if !ok {
-			return nil
-		}
-		read, err := r.readWindow(ctx, walk, span)
-		if err != nil {
-			return err
-		}
-		err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
-			if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
-				return err
-			}
-			// Rows of an incomplete reading are true rows; they just are not all. The cursor is not involved.
-			_, err := state.StoreStaged(ctx, tx, r.Name, read.id, r.id, r.everything)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		if read.whole {
-			walk = walk.Complete(read.rows)
-		} else if walk, err = walk.Narrow(read.total); errors.Is(err, ErrSingleSecond) {
-			walk = walk.Complete(read.rows)
-		} else if err != nil {
-			return err
-		}
-	}
 }
 
 // serverNow is NameCoach's time as far as it is known.
@@ -194,7 +160,7 @@ func laterOf(a, b time.Time) time.Time {
 
 // read is what came of reading a window.
 type read struct {
-	id     uuid.UUID // of the staged rows
+	staged state.Reading
 	whole  bool
 	rows   int // distinct
 	total  int // as the server says; 0 where it does not
@@ -220,7 +186,7 @@ func (r *run) readWindow(ctx context.Context, walk Walk, span Span) (read, error
 				return got, err
 			}
 			attempt++
-			if err := state.DropStaged(ctx, r.DB, r.Name, got.id); err != nil {
+			if err := state.DropStaged(ctx, r.DB, r.Name, got.staged); err != nil {
 				return got, backoff.Permanent(err)
 			}
 		}
@@ -242,14 +208,14 @@ func within(span Span) namecoach.Filter {
 
 // readPages reads the pages of one question, until reading has a verdict.
 func (r *run) readPages(ctx context.Context, reading *Reading, ask ask, filter namecoach.Filter) (got read, verdict Verdict, err error) {
-	got.id = uuid.New()
+	got.staged = state.Reading{ID: uuid.New(), Owner: r.owner}
 	filter.PerPage = perPage
 	if len(r.Settings.Layout.Fields) > 0 {
 		filter.Include = "custom_attributes"
 	}
 	var rows []state.Participant
 	flush := func() error {
-		err := state.StageParticipants(ctx, r.DB, r.Name, got.id, rows)
+		err := state.StageParticipants(ctx, r.DB, r.Name, &got.staged, rows)
 		rows = rows[:0]
 		return err
 	}
@@ -296,7 +262,7 @@ const searchKeys = 500
 
 // readBySearch completes a single second that has more rows than the list shows, by asking for every key of the
 // directory within it. It has failed when fewer distinct rows come together than the list says there are.
-func (r *run) readBySearch(ctx context.Context, span Span, into read) error {
+func (r *run) readBySearch(ctx context.Context, span Span, into *read) error {
 	stored, err := state.GetBridge(ctx, r.DB, r.Name)
 	if err != nil {
 		return err
@@ -321,11 +287,11 @@ func (r *run) readBySearch(ctx context.Context, span Span, into read) error {
 				break
 			}
 			after = keys[len(keys)-1]
-			err = r.search(ctx, within(span), key, keys, func(got read, reading *Reading) error {
+			err = r.search(ctx, within(span), key, keys, func(got read, reading *Reading, _ []string) error {
 				for id := range reading.rows {
 					known[id] = true
 				}
-				return state.JoinStaged(ctx, r.DB, r.Name, got.id, into.id)
+				return state.JoinStaged(ctx, r.DB, r.Name, got.staged, &into.staged)
 			})
 			if errors.Is(err, errNotWhole) {
 				return &IncompleteError{Span: span, Reason: "list: " + into.reason + "; search: " + err.Error()}
@@ -345,9 +311,9 @@ func (r *run) readBySearch(ctx context.Context, span Span, into read) error {
 
 var errNotWhole = errors.New("the answer about one key is not whole")
 
-// search asks for keys in one question, in halves where its answer is not whole, and hands what each whole answer brought
-// to each.
-func (r *run) search(ctx context.Context, filter namecoach.Filter, key state.DirectoryKey, keys []string, each func(read, *Reading) error) error {
+// search asks for keys in one question, in halves where its answer is not whole or a key is refused, and hands what each
+// whole answer brought, and the keys that it is about, to each. A key that is refused alone, or cannot be asked for, is left out.
+func (r *run) search(ctx context.Context, filter namecoach.Filter, key state.DirectoryKey, keys []string, each func(read, *Reading, []string) error) error {
 	// An address with a comma cannot be asked for (NC 198).
 	keys = slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return k == "" || strings.Contains(k, ",") })
 	if len(keys) == 0 {
@@ -361,80 +327,18 @@ func (r *run) search(ctx context.Context, filter namecoach.Filter, key state.Dir
 	reading := NewReading(Walk{Until: time.Unix(1, 0), Next: time.Unix(0, 0), Width: time.Second}, perPage, 0)
 	got, verdict, err := r.readPages(ctx, reading, r.NameCoach.Search, filter)
 	switch {
-	case err != nil:
+	case refusedKey(err) && len(keys) == 1:
+		r.Log.Warn("NameCoach refuses to be asked about one person", "bridge", r.Name, "problem", err)
+		return nil
+	case err != nil && !refusedKey(err):
 		return err
-	case verdict == Whole:
-		return each(got, reading)
+	case err == nil && verdict == Whole:
+		return each(got, reading, keys)
 	case len(keys) == 1:
 		return fmt.Errorf("%w: %s", errNotWhole, got.reason)
 	}
 	half := len(keys) / 2
 	return errors.Join(r.search(ctx, filter, key, keys[:half], each), r.search(ctx, filter, key, keys[half:], each))
-}
-
-// settleDoubts asks NameCoach about the people whom the rows that just came put in doubt: a row that looks like another of
-// the same person, or has somebody else's badge or recording, may have taken its place. What the answer does not show
-// is missing, and replaced where its badge or recording is now somebody else's.
-func (r *run) settleDoubts(ctx context.Context) error {
-	suspects, err := state.Suspects(ctx, r.DB, r.Name)
-	if err != nil {
-		return err
-	}
-	asked := map[state.DirectoryKey]map[string]string{state.KeyEmail: {}, state.KeyExternalID: {}}
-	for _, s := range suspects {
-		if s.Email != "" {
-			asked[state.KeyEmail][s.Email] = s.Person
-		} else if s.InstitutionID != "" {
-			asked[state.KeyExternalID][s.InstitutionID] = s.Person
-		}
-	}
-	for key, people := range asked {
-		for keys := range slices.Chunk(slices.Sorted(maps.Keys(people)), searchKeys) {
-			question := uuid.New()
-			var readings []uuid.UUID
-			err := r.search(ctx, namecoach.Filter{}, key, keys, func(got read, _ *Reading) error {
-				readings = append(readings, got.id)
-				return nil
-			})
-			if errors.Is(err, errNotWhole) {
-				r.Log.Warn("people whose rows are in doubt could not be asked about; a backfill settles it", "bridge", r.Name, "people", len(keys), "problem", err)
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			names := make([]string, len(keys))
-			for i, k := range keys {
-				names[i] = people[k]
-			}
-			err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
-				if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
-					return err
-				}
-				for _, id := range readings {
-					if _, err := state.StoreStaged(ctx, tx, r.Name, id, question, true); err != nil {
-						return err
-					}
-				}
-				return state.MarkMissing(ctx, tx, r.Name, question, r.began, names)
-			})
-			if err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// markMissing notes which rows a whole walk from the beginning did not bring. Rows that came since the run began may be
-// newer than the walk.
-func (r *run) markMissing(ctx context.Context) error {
-	return state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
-		if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
-			return err
-		}
-		return state.MarkMissing(ctx, tx, r.Name, r.id, r.began, nil)
-	})
 }
 
 // participant is the row as it is kept.

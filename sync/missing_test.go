@@ -1,6 +1,9 @@
 package sync_test
 
 import (
+	"context"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -155,5 +158,171 @@ func TestARowThatIsGoneSpeaksOnBesideOthers(t *testing.T) {
 				t.Errorf("was %s, now %s", before, got)
 			}
 		})
+	}
+}
+
+// What another walk has seen meanwhile is not missing from this one.
+func TestAPlanBetweenTwoPartsOfABackfillMakesNoRowMissing(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{TruncateRows: 1})
+	ada := w.user("ada@demo.example", "")
+	w.AddParticipant(speaker("ada", "ada@demo.example", "", ada)) // with the recording, 2024-06
+	other := speaker("ada-2", "ada@demo.example", "", ada)
+	other.EventAccessCode, other.EventSlug, other.RecordingLink, other.RecordingID = "OTHER", "other", "", ""
+	other.Updated = time.Date(2025, 6, 1, 0, 0, 0, 0, time.UTC)
+	w.AddParticipant(other)
+	w.backfill(t)
+	w.right(t)
+	before := w.UserOtherInfo(ada)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	w.Change(func(o *simulator.Options) {
+		o.OnNameCoachPage = func(*simulator.Simulator, int) {
+			var n int
+			_ = w.db.QueryRow(context.Background(), `SELECT count(*) FROM participants WHERE seen_run = (SELECT run FROM runs WHERE kind = 'backfill' AND status = 'running')`).Scan(&n)
+			if n == 1 {
+				cancel()
+			}
+		}
+	})
+	if _, err := w.bridge(t).Backfill(ctx, time.Time{}); err == nil {
+		t.Fatal("it was to be interrupted")
+	}
+	w.Change(func(o *simulator.Options) { o.OnNameCoachPage = nil })
+	w.plan(t)
+	res := w.backfill(t)
+	if res.Participants != 2 || res.Written != 0 || res.Cleared != 0 || w.UserOtherInfo(ada) != before {
+		t.Errorf("nothing changed on NameCoach, and yet: %+v\nwas %s\nnow %s", res, before, w.UserOtherInfo(ada))
+	}
+	w.right(t)
+}
+
+// Postgres empties the table of staged rows when it recovers from a crash.
+func TestAWindowWhoseStagedRowsAreLostIsReadAgain(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{Seed: 5, Users: 300, MaxPerPage: 50})
+	once := sync.OnceFunc(func() {
+		if _, err := w.db.Exec(context.Background(), `TRUNCATE staged_participants`); err != nil { // what crash recovery does
+			t.Error(err)
+		}
+	})
+	w.Change(func(o *simulator.Options) {
+		o.OnNameCoachPage = func(_ *simulator.Simulator, page int) {
+			if page == 4 {
+				once()
+			}
+		}
+	})
+	truth := w.Truth().Totals
+	res, err := w.bridge(t).Backfill(t.Context(), time.Time{})
+	if err == nil && res.Participants != truth.Participants {
+		t.Errorf("status %s with %d of %d participants; cursor %v", res.Status, res.Participants, truth.Participants, w.cursor(t))
+	}
+}
+
+// Pacing may hold a request for minutes: what was touched between making the end of the edge and its answer is in no window.
+func TestARowTouchedWhileTheNewestEdgeIsReadIsNotGone(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	ada := w.user("ada@demo.example", "")
+	row := w.AddParticipant(speaker("ada", "ada@demo.example", "", ada))
+	other := speaker("ada-2", "ada@demo.example", "", ada)
+	other.EventAccessCode, other.RecordingLink, other.RecordingID = "OTHER", "", ""
+	w.AddParticipant(other)
+	w.backfill(t)
+	w.right(t)
+	var n atomic.Int64
+	w.Change(func(o *simulator.Options) {
+		o.OnNameCoachPage = func(s *simulator.Simulator, _ int) {
+			i := n.Add(1)
+			if i > 2 {
+				return
+			}
+			if i == 2 { // the tail's request: three seconds passed before it was answered
+				s.Change(func(o *simulator.Options) { o.ClockOffset += 3 * time.Second })
+			}
+			s.UpdateParticipant(row, func(*simulator.Participant) {})
+		}
+	})
+	res := w.backfill(t)
+	if res.Participants != 2 || res.Written != 0 {
+		t.Errorf("%+v\n%s", res, w.UserOtherInfo(ada))
+	}
+}
+
+// Trap 24.
+func TestAnAddressThatCannotBeAskedForIsNotTakenForAbsent(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	ada := w.user("a,b@demo.example", "")
+	w.AddParticipant(speaker("ada", "a,b@demo.example", "", ada))
+	w.backfill(t)
+	w.right(t)
+	w.settled(func() {
+		p := speaker("ada-2", "a,b@demo.example", "", ada)
+		p.RecordingLink, p.RecordingID, p.Updated = "", "", time.Time{}
+		w.AddParticipant(p)
+	})
+	res, err := w.bridge(t).Collect(t.Context())
+	if err != nil || res.Participants != 2 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	w.right(t)
+}
+
+// Trap 27b: search may tell capitals apart.
+func TestRowsOfAnotherSpellingAreAskedForByIt(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{EmailCaseSensitiveSearch: true})
+	ada := w.user("ada@demo.example", "")
+	w.AddParticipant(speaker("ada", "ada@demo.example", "", ada))
+	w.backfill(t)
+	w.settled(func() {
+		p := speaker("ada-2", "Ada@Demo.example", "", ada)
+		p.RecordingLink, p.RecordingID, p.Updated = "", "", time.Time{}
+		w.AddParticipant(p)
+	})
+	res, err := w.bridge(t).Collect(t.Context())
+	if err != nil || res.Participants != 2 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	w.right(t)
+}
+
+func TestARowOfAnotherEventReplacesNobody(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	w.settings.Events = []string{"STAFF"}
+	ada := w.user("ada@demo.example", "")
+	row := w.AddParticipant(speaker("ada", "ada@demo.example", "", ada))
+	other := speaker("ada-2", "ada@demo.example", "", ada)
+	other.EventAccessCode = "OTHER"
+	w.AddParticipant(other)
+	w.backfill(t)
+	w.DeleteParticipant(row) // one walk does not show it
+	res := w.backfill(t)
+	if res.Cleared != 0 {
+		t.Errorf("cleared after one answer that did not mention it: %+v %s", res, w.UserOtherInfo(ada))
+	}
+}
+
+func TestRowsOfEventsThatDoNotCountAreNotAskedAbout(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	w.settings.Events = []string{"STAFF"}
+	for _, slug := range []string{"x-1", "x-2"} {
+		p := speaker(slug, "bob@demo.example", "", 0)
+		p.EventAccessCode = "OTHER"
+		w.AddParticipant(p)
+	}
+	ada := w.user("ada@demo.example", "")
+	w.AddParticipant(speaker("ada", "ada@demo.example", "", ada))
+	w.backfill(t)
+	for range 3 {
+		w.ResetCounts()
+		res, err := w.bridge(t).Collect(t.Context())
+		if err != nil || res.Requests.NameCoach != 1 {
+			t.Errorf("idle poll: %v, %v", w.Counts(), err)
+		}
 	}
 }

@@ -49,7 +49,7 @@ func (b *Bridge) Collect(ctx context.Context) (Result, error) {
 		cursor, err := state.GetCursor(ctx, r.DB, r.Name, state.ParticipantStream)
 		since := cursor.Until.Add(-r.Settings.Lookback)
 		if errors.Is(err, state.ErrNotFound) {
-			since, err = Beginning, nil
+			since, r.everything, err = Beginning, true, nil
 		}
 		if err != nil {
 			return err
@@ -103,10 +103,11 @@ func (r *run) gather(ctx context.Context, since time.Time) error {
 	if err := r.collect(ctx, since); err != nil {
 		return err
 	}
-	if err := r.tail(ctx); err != nil {
+	whole, err := r.tail(ctx)
+	if err != nil {
 		return err
 	}
-	if r.everything {
+	if r.everything && whole {
 		if err := r.markMissing(ctx); err != nil {
 			return err
 		}

@@ -1,0 +1,157 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"namebridge/namecoach"
+	"namebridge/state"
+)
+
+// tailTries is how often the newest edge is read again because time has gone on meanwhile.
+const tailTries = 5
+
+// tail reads what NameCoach changed after the walk's end, the unsettled edge included, without moving the cursor: who was
+// updated while a backfill ran is in it, and whatever is not yet visible comes with the next collect. The answer is
+// whether it reached the moment it was asked: then every row that there is has been seen.
+func (r *run) tail(ctx context.Context) (whole bool, err error) {
+	cursor, err := state.GetCursor(ctx, r.DB, r.Name, r.id.String())
+	if err != nil {
+		return false, err
+	}
+	for range tailTries {
+		// A question may wait for its turn, and several take their time: what was touched meanwhile is later than the end.
+		end := r.serverNow().Add(2 * time.Second)
+		whole, asked, err := r.readTail(ctx, NewWalk(cursor.Until.Add(-r.Settings.Settle), end))
+		if err != nil || whole && !asked.After(end) {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+// readTail reads a walk to its end. asked is the server's time when the last window was.
+func (r *run) readTail(ctx context.Context, walk Walk) (whole bool, asked time.Time, err error) {
+	whole = true
+	for {
+		span, ok := walk.Window()
+		if !ok {
+			return whole && !asked.IsZero(), asked, nil
+		}
+		read, err := r.readWindow(ctx, walk, span)
+		if err != nil {
+			return false, asked, err
+		}
+		err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+			if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+				return err
+			}
+			// Rows of an incomplete reading are true rows; they just are not all. The cursor is not involved.
+			_, err := state.StoreStaged(ctx, tx, r.Name, read.staged, r.id, r.everything)
+			return err
+		})
+		if errors.Is(err, state.ErrStagedLost) {
+			if err := r.lost(err); err != nil {
+				return false, asked, err
+			}
+			continue
+		}
+		if err != nil {
+			return false, asked, err
+		}
+		asked = read.date
+		if read.whole {
+			walk = walk.Complete(read.rows)
+		} else if walk, err = walk.Narrow(read.total); errors.Is(err, ErrSingleSecond) {
+			whole, walk = false, walk.Complete(read.rows)
+		} else if err != nil {
+			return false, asked, err
+		}
+	}
+}
+
+// lostTries is how often a run reads windows again whose staged rows Postgres has lost.
+const lostTries = 5
+
+// lost says whether a window whose staged rows are gone may be read again.
+func (r *run) lost(err error) error {
+	if r.losses++; r.losses > lostTries {
+		return err
+	}
+	r.Log.Warn("a window is read again: Postgres has lost its staged rows", "bridge", r.Name, "problem", err)
+	return nil
+}
+
+// markMissing notes which rows a whole walk from the beginning did not bring.
+func (r *run) markMissing(ctx context.Context) error {
+	return state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+		if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+			return err
+		}
+		return state.MarkMissing(ctx, tx, r.Name, r.began, nil)
+	})
+}
+
+// settleDoubts asks NameCoach about the people whom the rows that just came put in doubt: a row that looks like another of
+// the same person, or has somebody else's badge or recording, may have taken its place. What the answer does not show
+// is missing, and replaced where a row that came later stands in its place.
+func (r *run) settleDoubts(ctx context.Context) error {
+	before, err := state.Now(ctx, r.DB)
+	if err != nil {
+		return err
+	}
+	suspects, err := state.Suspects(ctx, r.DB, r.Name, r.Settings.Events)
+	if err != nil {
+		return err
+	}
+	var emails, ids []string
+	for _, s := range suspects {
+		if s.Email != "" {
+			emails = append(emails, s.Email)
+		} else if s.InstitutionID != "" {
+			ids = append(ids, s.InstitutionID)
+		}
+	}
+	if err := r.askAbout(ctx, state.KeyEmail, emails); err != nil {
+		return err
+	}
+	if err := r.askAbout(ctx, state.KeyExternalID, ids); err != nil {
+		return err
+	}
+	return state.ForgetDoubts(ctx, r.DB, r.Name, before)
+}
+
+func (r *run) askAbout(ctx context.Context, key state.DirectoryKey, keys []string) error {
+	for some := range slices.Chunk(keys, searchKeys) {
+		before, err := state.Now(ctx, r.DB)
+		if err != nil {
+			return err
+		}
+		err = r.search(ctx, namecoach.Filter{}, key, some, func(got read, _ *Reading, asked []string) error {
+			return state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+				if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+					return err
+				}
+				if _, err := state.StoreStaged(ctx, tx, r.Name, got.staged, got.staged.ID, true); err != nil {
+					return err
+				}
+				about := &state.Asked{Emails: asked}
+				if key == state.KeyExternalID {
+					about = &state.Asked{InstitutionIDs: asked}
+				}
+				return state.MarkMissing(ctx, tx, r.Name, before, about)
+			})
+		})
+		if errors.Is(err, errNotWhole) || errors.Is(err, state.ErrStagedLost) {
+			r.Log.Warn("people whose rows are in doubt could not be asked about; a backfill settles it", "bridge", r.Name, "people", len(some), "problem", err)
+		} else if err != nil {
+			return fmt.Errorf("ask about people in doubt: %w", err)
+		}
+	}
+	return nil
+}
