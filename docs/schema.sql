@@ -1,4 +1,5 @@
--- The whole schema, to be read: what all migrations come to. Written by go test ./migrations -update.
+-- The whole schema, to be read: what all migrations come to. Written by go test ./migrations -update.COMMENT ON COLUMN bridges.layout IS 'Where in otherInfo the fragment stands and what it consists of: every digest of a fragment is of this layout.';
+
 
 CREATE TABLE bridges (
     bridge text NOT NULL,
@@ -9,6 +10,7 @@ CREATE TABLE bridges (
     rows_carry_fragment boolean,
     directory_sweep bigint DEFAULT 0 NOT NULL,
     directory_listed_at timestamp with time zone,
+    layout text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     PRIMARY KEY (bridge)
 );

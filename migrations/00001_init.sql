@@ -9,12 +9,14 @@ CREATE TABLE bridges (
     rows_carry_fragment boolean,
     directory_sweep     bigint NOT NULL DEFAULT 0,
     directory_listed_at timestamptz,
+    layout              text,
     created_at          timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE bridges IS 'One NameCoach account joined to one BLN organization.';
 COMMENT ON COLUMN bridges.organization_id IS 'The organization this state belongs to: a bridge that is pointed at another one must not use it.';
 COMMENT ON COLUMN bridges.halted_at IS 'Set when a foreign key was lost on a write. While it is set no write is made.';
 COMMENT ON COLUMN bridges.rows_carry_fragment IS 'Whether list rows of this organization show our fragment; null until a written user was seen in a list answer.';
+COMMENT ON COLUMN bridges.layout IS 'Where in otherInfo the fragment stands and what it consists of: every digest of a fragment is of this layout.';
 COMMENT ON COLUMN bridges.directory_sweep IS 'Number of the last complete listing of the directory; 0: never complete, nobody may be linked.';
 
 CREATE TABLE halts (

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 )
 
 // Bridge is one NameCoach account joined to one BLN organization.
@@ -52,6 +53,48 @@ func GetBridge(ctx context.Context, q Querier, bridge string) (Bridge, error) {
 		return b, fmt.Errorf("read bridge %s: %w", bridge, err)
 	}
 	return b, nil
+}
+
+// UnsettledError says that where the fragment stands, or what it consists of, cannot change yet.
+type UnsettledError struct {
+	Bridge string
+	Alive  int // other processes that still run under the former settings
+	Open   int // users with a write whose outcome is not known
+}
+
+func (e *UnsettledError) Error() string {
+	return fmt.Sprintf("the key, layout or fields of bridge %s have changed, but there are %d running processes and %d unsettled writes under the former: "+
+		"let them end, and run it once more with the former settings where writes are left", e.Bridge, e.Alive, e.Open)
+}
+
+// NoteLayout keeps where the fragment stands and what it consists of, as layout tells it. Where that has changed, what
+// list rows showed and what was written before says nothing about the new place: everyone concerned is to be decided on
+// anew. An *UnsettledError refuses the change, since what is under way is told from damage by the layout it was made with.
+func NoteLayout(ctx context.Context, tx pgx.Tx, bridge, layout string) error {
+	var was *string
+	e := UnsettledError{Bridge: bridge}
+	err := tx.QueryRow(ctx, `SELECT layout, (SELECT count(*) FROM workers x WHERE x.bridge = $1 AND `+fmt.Sprintf(liveOwner, "x.owner")+`),
+			(SELECT count(DISTINCT user_id) FROM journal WHERE bridge = $1 AND state = 'sending')
+		FROM bridges WHERE bridge = $1 FOR NO KEY UPDATE`, bridge).Scan(&was, &e.Alive, &e.Open)
+	if err != nil {
+		return fmt.Errorf("note the layout of bridge %s: %w", bridge, err)
+	}
+	switch {
+	case was != nil && *was == layout:
+		return nil
+	case was != nil && (e.Alive > 0 || e.Open > 0):
+		return &e
+	case was != nil:
+		if _, err := tx.Exec(ctx, `UPDATE directory_users SET listed_fragment = NULL, applied_digest = NULL, applied_source = NULL, decide_due = true
+			WHERE bridge = $1 AND (wanted_version > 0 OR applied_digest IS NOT NULL OR listed_fragment IS NOT NULL)`, bridge); err != nil {
+			return fmt.Errorf("note the layout of bridge %s: %w", bridge, err)
+		}
+	}
+	if _, err := tx.Exec(ctx, `UPDATE bridges SET layout = $2, rows_carry_fragment = CASE WHEN layout IS NULL THEN rows_carry_fragment END
+		WHERE bridge = $1`, bridge, layout); err != nil {
+		return fmt.Errorf("note the layout of bridge %s: %w", bridge, err)
+	}
+	return nil
 }
 
 // Halt stops every further write of the bridge. The first reason stays.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"namebridge/state"
 )
@@ -77,5 +78,44 @@ func TestWhetherRowsCarryTheFragmentIsUnknownUntilSeen(t *testing.T) {
 		if b := get[state.Bridge](t)(state.GetBridge(t.Context(), db, "a")); b.RowsCarryFragment == nil || *b.RowsCarryFragment != carry {
 			t.Errorf("want %t, got %v", carry, b.RowsCarryFragment)
 		}
+	}
+}
+
+// The first layout is just noted; another one forgets what is known of the former, of this bridge alone.
+func TestAnotherLayoutForgetsWhatWasKnownOfTheFormer(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a", "b")
+	note := func(bridge, layout string) error {
+		return state.InTx(t.Context(), db, func(tx pgx.Tx) error { return state.NoteLayout(t.Context(), tx, bridge, layout) })
+	}
+	for _, bridge := range []string{"a", "b"} {
+		must(t, state.SetRowsCarryFragment(t.Context(), db, bridge, true))
+		exec(t, db, `INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep, listed_fragment, applied_digest, applied_source, wanted_version, applied_version)
+			VALUES ($1, 1, '', '', '', 1, 'f', 'f', 's', 1, 1), ($1, 2, '', '', '', 1, NULL, NULL, NULL, 0, 0)`, bridge)
+		must(t, note(bridge, "first"))
+	}
+	known := func(bridge string) string {
+		return value[string](t, db, `SELECT concat_ws('|', layout, rows_carry_fragment, (SELECT string_agg(concat_ws(',', user_id, listed_fragment, applied_digest,
+			applied_source, decide_due), ';' ORDER BY user_id) FROM directory_users d WHERE d.bridge = b.bridge)) FROM bridges b WHERE bridge = $1`, bridge)
+	}
+	const before = `first|t|1,\x66,\x66,\x73,f;2,f`
+	must(t, note("a", "first"))
+	if got := known("a"); got != before {
+		t.Errorf("the same again: %s", got)
+	}
+	owner := live(t, db, "a")
+	silence(t, db, live(t, db, "a"), 60)
+	live(t, db, "b")
+	var unsettled *state.UnsettledError
+	if err := note("a", "second"); !errors.As(err, &unsettled) || unsettled.Alive != 1 || known("a") != before {
+		t.Errorf("under a live process: %v, %s", err, known("a"))
+	}
+	must(t, state.Leave(t.Context(), db, "a", owner))
+	must(t, note("a", "second"))
+	if got := known("a"); got != `second|1,t;2,f` {
+		t.Errorf("another: %s", got)
+	}
+	if got := known("b"); got != before {
+		t.Errorf("the other bridge: %s", got)
 	}
 }

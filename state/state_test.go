@@ -151,6 +151,7 @@ func everything(t *testing.T, db *pgxpool.Pool, bridge string) map[string]bool {
 	since := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 	_, err := state.EnsureBridge(ctx, db, bridge, value[int64](t, db, `SELECT organization_id FROM bridges WHERE bridge = $1`, bridge))
 	do("EnsureBridge", err)
+	do("NoteLayout", state.InTx(ctx, db, func(tx pgx.Tx) error { return state.NoteLayout(ctx, tx, bridge, "nested") }))
 	do("Heartbeat", state.Heartbeat(ctx, db, bridge, owner))
 	do("SetRowsCarryFragment", state.SetRowsCarryFragment(ctx, db, bridge, true))
 	var taken state.Run

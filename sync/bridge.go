@@ -220,6 +220,10 @@ func (b *Bridge) do(ctx context.Context, kind state.Kind, since *time.Time, body
 	if err != nil {
 		return failed, err
 	}
+	err = state.InTx(ctx, b.DB, func(tx pgx.Tx) error { return state.NoteLayout(ctx, tx, b.Name, b.Settings.Layout.fingerprint()) })
+	if err != nil {
+		return failed, err
+	}
 	r.beat = time.Now()
 	if err := state.Heartbeat(ctx, b.DB, b.Name, r.owner); err != nil {
 		return failed, err

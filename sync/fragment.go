@@ -61,6 +61,16 @@ func (l Layout) names() []string {
 	return names
 }
 
+// fingerprint is the same for layouts whose digests of what stands under our keys can be compared.
+func (l Layout) fingerprint() string {
+	kind, names := "nested", l.names()
+	if l.Flat {
+		kind = "flat"
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("%s %q %q", kind, l.Key, names)
+}
+
 // Owns says whether a top-level key of otherInfo is the bridge's.
 func (l Layout) Owns(key string) bool {
 	if !l.Flat {
