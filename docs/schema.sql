@@ -1,5 +1,4 @@
--- The whole schema, to be read: what all migrations come to. Written by go test ./migrations -update.COMMENT ON COLUMN bridges.layout IS 'Where in otherInfo the fragment stands and what it consists of: every digest of a fragment is of this layout.';
-
+-- The whole schema, to be read: what all migrations come to. Written by go test ./migrations -update.
 
 CREATE TABLE bridges (
     bridge text NOT NULL,
@@ -19,6 +18,7 @@ COMMENT ON COLUMN bridges.organization_id IS 'The organization this state belong
 COMMENT ON COLUMN bridges.halted_at IS 'Set when a foreign key was lost on a write. While it is set no write is made.';
 COMMENT ON COLUMN bridges.rows_carry_fragment IS 'Whether list rows of this organization show our fragment; null until a written user was seen in a list answer.';
 COMMENT ON COLUMN bridges.directory_sweep IS 'Number of the last complete listing of the directory; 0: never complete, nobody may be linked.';
+COMMENT ON COLUMN bridges.layout IS 'Where in otherInfo the fragment stands and what it consists of: every digest of a fragment is of this layout.';
 
 CREATE TABLE cursors (
     bridge text NOT NULL,
@@ -115,6 +115,8 @@ CREATE TABLE journal (
     before bytea,
     before_fragment bytea,
     after_fragment bytea,
+    version bigint DEFAULT 0 NOT NULL,
+    source bytea,
     note text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     settled_at timestamp with time zone,
@@ -126,6 +128,7 @@ CREATE INDEX journal_run ON journal USING btree (bridge, run);
 CREATE INDEX journal_user ON journal USING btree (bridge, user_id, entry);
 COMMENT ON TABLE journal IS 'Every write. State sending: the before-image is on disk, the outcome is not known yet.';
 COMMENT ON COLUMN journal.before IS 'The whole otherInfo as it was read, byte for byte; null once the write is settled and nothing needs to be put back.';
+COMMENT ON COLUMN journal.version IS 'The wanted_version that was written, and in source its wanted_source: whoever finds that it has landed knows it as ours.';
 
 CREATE TABLE links (
     bridge text NOT NULL,

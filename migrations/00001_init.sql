@@ -213,6 +213,8 @@ CREATE TABLE journal (
     before          bytea,
     before_fragment bytea,
     after_fragment  bytea,
+    version         bigint NOT NULL DEFAULT 0,
+    source          bytea,
     note            text,
     created_at      timestamptz NOT NULL DEFAULT now(),
     settled_at      timestamptz,
@@ -222,6 +224,7 @@ CREATE INDEX journal_user ON journal (bridge, user_id, entry);
 CREATE INDEX journal_run ON journal (bridge, run);
 CREATE INDEX journal_open ON journal (bridge, user_id) WHERE state = 'sending';
 COMMENT ON TABLE journal IS 'Every write. State sending: the before-image is on disk, the outcome is not known yet.';
+COMMENT ON COLUMN journal.version IS 'The wanted_version that was written, and in source its wanted_source: whoever finds that it has landed knows it as ours.';
 COMMENT ON COLUMN journal.before IS 'The whole otherInfo as it was read, byte for byte; null once the write is settled and nothing needs to be put back.';
 
 CREATE TABLE plan_steps (

@@ -255,6 +255,42 @@ func TestNothingIsJournalledWhileHalted(t *testing.T) {
 	}
 }
 
+// What was decided while a write was on its way was decided without knowing of it.
+func TestAWriteThatSettlesAsWhatIsNotWantedMakesItsUserDue(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		wish *state.Wanted
+		due  bool
+	}{
+		"it is still wanted":       {nil, false},
+		"nothing is wanted by now": {&state.Wanted{UserID: 1}, true},
+		"another is wanted by now": {&state.Wanted{UserID: 1, Action: "write", Digest: []byte("other")}, true},
+	} {
+		db := directory(t, 1)
+		want(t, db, "a", "write", 1)
+		_, by := claim(t, db, live(t, db, "a"), 1, true)
+		claimed := by[1]
+		in := &state.Intent{Run: uuid.New(), UserID: 1, Fence: claimed.Fence, Action: "write", Version: claimed.Version, Source: []byte("voice"), Before: []byte(`{}`)}
+		must(t, state.Journal(t.Context(), db, "a", []*state.Intent{in}))
+		if c.wish != nil {
+			must(t, state.StoreWanted(t.Context(), db, "a", []state.Wanted{*c.wish}))
+		}
+		exec(t, db, `UPDATE directory_users SET claim_owner = NULL, decide_due = false`)
+		open, err := state.ClaimOpen(t.Context(), db, "a", live(t, db, "a"), 1)
+		must(t, err)
+		if len(open) != 1 || open[0].Version != claimed.Version || string(open[0].Source) != "voice" {
+			t.Fatalf("%s: open is %+v", name, open)
+		}
+		must(t, state.Settle(t.Context(), db, "a", []state.Outcome{{
+			UserID: 1, Fence: open[0].Fence, Entry: in.Entry, State: state.Verified, Applied: true,
+			Version: open[0].Version, Digest: claimed.WantedDigest, Source: open[0].Source,
+		}}))
+		if due := value[bool](t, db, `SELECT decide_due FROM directory_users WHERE applied_source = 'voice'`); due != c.due {
+			t.Errorf("%s: due is %v", name, due)
+		}
+	}
+}
+
 func TestASettledWriteIsTrimmedToItsFragment(t *testing.T) {
 	t.Parallel()
 	for outcome, kept := range map[string]bool{state.Verified: false, state.Unsent: false, state.Restored: false, state.Damaged: true} {

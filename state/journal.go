@@ -24,6 +24,7 @@ type Intent struct {
 	UserID, Fence  int64
 	Action         string
 	Version        int64  // of what is wanted, as claimed
+	Source         []byte // whose voice it is, as claimed; nil for a clear
 	Before         []byte // the whole otherInfo as it was read
 	BeforeFragment []byte // what of it stood under our keys; nil: nothing
 	AfterFragment  []byte
@@ -35,20 +36,20 @@ type Intent struct {
 func Journal(ctx context.Context, q Querier, bridge string, intents []*Intent) error {
 	n := len(intents)
 	runs, users, fences, actions := make([]uuid.UUID, n), make([]int64, n), make([]int64, n), make([]string, n)
-	before, beforeFragments, afterFragments, versions := make([][]byte, n), make([][]byte, n), make([][]byte, n), make([]int64, n)
+	before, beforeFragments, afterFragments, versions, sources := make([][]byte, n), make([][]byte, n), make([][]byte, n), make([]int64, n), make([][]byte, n)
 	byUser := make(map[int64]*Intent, n)
 	for i, in := range intents {
 		runs[i], users[i], fences[i], actions[i] = in.Run, in.UserID, in.Fence, in.Action
-		before[i], beforeFragments[i], afterFragments[i], versions[i] = in.Before, in.BeforeFragment, in.AfterFragment, in.Version
+		before[i], beforeFragments[i], afterFragments[i], versions[i], sources[i] = in.Before, in.BeforeFragment, in.AfterFragment, in.Version, in.Source
 		byUser[in.UserID] = in
 	}
-	rows, err := q.Query(ctx, `INSERT INTO journal (bridge, run, user_id, fence, action, state, before, before_fragment, after_fragment)
-		SELECT $1, r, u, f, a, 'sending', b, bf, af
-		FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bigint[]) AS t(r, u, f, a, b, bf, af, v)
+	rows, err := q.Query(ctx, `INSERT INTO journal (bridge, run, user_id, fence, action, state, before, before_fragment, after_fragment, version, source)
+		SELECT $1, r, u, f, a, 'sending', b, bf, af, v, s
+		FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bigint[], $10::bytea[]) AS t(r, u, f, a, b, bf, af, v, s)
 		JOIN directory_users d ON d.bridge = $1 AND d.user_id = u AND d.fence = f
 			AND d.action = a AND d.wanted_version = v AND d.applied_version < v
 		JOIN bridges ON bridges.bridge = $1 AND bridges.halted_at IS NULL
-		RETURNING user_id, entry`, bridge, runs, users, fences, actions, before, beforeFragments, afterFragments, versions)
+		RETURNING user_id, entry`, bridge, runs, users, fences, actions, before, beforeFragments, afterFragments, versions, sources)
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
@@ -77,6 +78,8 @@ type OpenEntry struct {
 	Before         []byte
 	BeforeFragment []byte
 	AfterFragment  []byte
+	Version        int64
+	Source         []byte
 }
 
 // Outcome settles the work on one claimed user.
@@ -93,7 +96,8 @@ type Outcome struct {
 
 // Settle closes journal entries and trims their before-images to the fragment (all but Damaged), and gives the claimed
 // users back. A wish that is not the one applied stays pending, also where it was taken for fulfilled while the write was
-// on its way; a user that could be written is no longer held as unwritable. Entries that another process has settled
+// on its way; a user that could be written is no longer held as unwritable. Where what was applied is not what is wanted by
+// now, the user is due to be decided on again: that was decided without knowing of it. Entries that another process has settled
 // stay as they are.
 func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) error {
 	n := len(outcomes)
@@ -111,6 +115,7 @@ func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) e
 		lifted AS (DELETE FROM holds h USING done WHERE h.bridge = $1 AND h.kind = 'user' AND h.subject = done.user_id::text
 			AND h.reason = 'unwritable' AND done.applied)
 		UPDATE directory_users d SET claim_owner = NULL,
+			decide_due = d.decide_due OR done.applied AND (d.action IS NULL OR d.wanted_digest IS DISTINCT FROM done.digest),
 			applied_version = CASE WHEN NOT done.applied THEN d.applied_version
 				WHEN d.action IS NULL OR d.wanted_digest IS NOT DISTINCT FROM done.digest THEN d.wanted_version
 				ELSE least(done.version, d.wanted_version - 1) END,

@@ -61,7 +61,8 @@ type writer struct {
 	denied   atomic.Int64 // users who answered 403 at the first try
 	gone     atomic.Int64 // users that BLN no longer knows
 	cleared  atomic.Int64
-	stopped  atomic.Bool // damage was done: nothing more is sent but to put it back
+	landed   atomic.Int64 // earlier writes that were found to have been carried out
+	stopped  atomic.Bool  // damage was done: nothing more is sent but to put it back
 }
 
 func (r *run) newWriter() *writer {
@@ -80,17 +81,24 @@ func (r *run) write(ctx context.Context) error {
 		return err
 	}
 	w := r.newWriter()
-	pending, err := state.CountPending(ctx, r.DB, r.Name)
-	if err != nil {
-		return err
-	}
-	w.total = pending.Writes
 	for {
-		clears, err := r.letClears(ctx, pending.Clears, int(w.cleared.Load()))
+		if err := w.recover(ctx); err != nil {
+			return err
+		}
+		if w.landed.Swap(0) > 0 { // who has got what was decided without knowing that
+			if err := r.decideAll(ctx, true); err != nil {
+				return err
+			}
+		}
+		pending, err := state.CountPending(ctx, r.DB, r.Name)
 		if err != nil {
 			return err
 		}
-		if err := w.recover(ctx); err != nil {
+		if w.total == 0 {
+			w.total = pending.Writes
+		}
+		clears, err := r.letClears(ctx, pending.Clears, int(w.cleared.Load()))
+		if err != nil {
 			return err
 		}
 		group, lane := errgroup.WithContext(ctx)
@@ -377,7 +385,7 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 		after[x.Key] = x.Value
 	}
 	intent := &state.Intent{
-		Run: w.id, UserID: c.UserID, Fence: c.Fence, Action: c.Action, Version: c.Version, Before: m.before.JSON(),
+		Run: w.id, UserID: c.UserID, Fence: c.Fence, Action: c.Action, Version: c.Version, Source: c.WantedSource, Before: m.before.JSON(),
 		BeforeFragment: encodeMembers(w.ours(m.before)), AfterFragment: encodeMembers(after),
 	}
 	if err := w.journal.Do(intent); err != nil {
@@ -737,17 +745,25 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error 
 			return w.restore(oldest.UserID, oldest.Entry, before, now, damage, oldest.Age > restoreWithin)
 		}
 	}
+	const note = "looked into after its process had stopped"
 	for i, e := range entries {
-		as := state.Unsent
 		if i == landed {
-			as = state.Verified
+			continue
 		}
-		if err := w.close(work, e.Entry, as, "looked into after its process had stopped"); err != nil {
+		if err := w.close(work, e.Entry, state.Unsent, note); err != nil {
 			return err
 		}
 	}
-	if gone {
+	switch {
+	case gone:
 		return w.markGone(work, oldest.UserID)
+	case landed >= 0:
+		e := entries[landed]
+		w.landed.Add(1)
+		return database(w.settle.Do(state.Outcome{
+			UserID: e.UserID, Fence: e.Fence, Entry: e.Entry, State: state.Verified, Note: note,
+			Applied: true, Version: e.Version, Digest: sent[landed], Source: e.Source,
+		}))
 	}
 	return database(state.Unclaim(work, w.DB, w.Name, oldest.UserID, oldest.Fence))
 }

@@ -643,3 +643,36 @@ func TestAWishThatChangesWhileAWriteIsOnItsWayIsCarriedOutAfterIt(t *testing.T) 
 		})
 	}
 }
+
+// A write that landed before its process died is ours: what is wrong with it is cleared, not left as somebody else's.
+func TestALandedWriteIsKnownAsOurs(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []state.Kind{state.Collect, state.Sweep} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{})
+			ada, bob := w.user("ada@demo.example", ""), w.user("bob@demo.example", "")
+			row := w.AddParticipant(speaker("x", "ada@demo.example", "", ada))
+			c, db := w.cable(t)
+			f := w.front(t)
+			f.after = func(int, string) { c.cut() }
+			if _, err := w.process(t, f.url, db, nil).Backfill(t.Context(), time.Time{}); err == nil {
+				t.Fatal("it was to be cut")
+			}
+			w.expire(t)
+			w.settled(func() {
+				w.UpdateParticipant(row, func(p *simulator.Participant) { p.Email, p.For = "bob@demo.example", bob })
+			})
+			b := w.bridge(t)
+			res, err := b.Collect(t.Context())
+			if err == nil && kind == state.Sweep {
+				res, err = b.Sweep(t.Context())
+			}
+			if err != nil || res.Failed != 0 {
+				t.Fatalf("%+v, %v", res, err)
+			}
+			w.settledJournal(t)
+			w.right(t)
+		})
+	}
+}
