@@ -36,6 +36,11 @@ func Open(ctx context.Context, url string) (*pgxpool.Pool, error) {
 		return nil, errors.New("database: the connection string cannot be read")
 	}
 	cfg.ConnConfig.RuntimeParams["application_name"] = "namebridge"
+	if _, set := cfg.ConnConfig.RuntimeParams["jit"]; !set {
+		// Our statements are short, but what a planner guesses of a table that was just filled may look expensive enough to be
+		// compiled first: counting what is pending among 100,000 users took 0.5 to 1 s longer for it.
+		cfg.ConnConfig.RuntimeParams["jit"] = "off"
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("database: %w", err)

@@ -453,6 +453,9 @@ func TestAnOpenedDatabaseAnswers(t *testing.T) {
 	db, err := state.Open(t.Context(), testdb.URL(t, migrations.Up))
 	must(t, err)
 	defer db.Close()
+	if jit := value[string](t, db, `SHOW jit`); jit != "off" {
+		t.Errorf("jit is %s: statements are compiled for longer than they run", jit)
+	}
 	if name := value[string](t, db, `SHOW application_name`); name != "namebridge" {
 		t.Errorf("it is called %q", name)
 	}
