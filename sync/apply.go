@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -266,7 +267,7 @@ func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains) er
 	for try, waits := 1, 0; ; {
 		user, err := w.BLN.User(ctx, c.UserID)
 		read := time.Now()
-		if isStatus(err, 404) {
+		if isGone(err) {
 			return w.markGone(ctx, c.UserID)
 		}
 		if err != nil {
@@ -309,6 +310,12 @@ func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains) er
 func heldUp(err error) bool {
 	var e *httpapi.Error
 	return errors.As(err, &e) && !e.Unknown && (e.Status == http.StatusTooManyRequests || errors.Is(e.Err, httpapi.ErrLate))
+}
+
+// isGone tells that BLN itself says that there is no such user (BLN 588-620): a 404 of something in front of it says nothing.
+func isGone(err error) bool {
+	var e *httpapi.Error
+	return errors.As(err, &e) && e.Status == http.StatusNotFound && e.Code == "notFound"
 }
 
 // markGone notes that BLN no longer knows a user, merged or removed (BLN 645): its people are linked anew.
@@ -520,17 +527,17 @@ func (w *writer) refused(ctx context.Context, c state.Claimed, in *state.Intent,
 	if err := w.close(ctx, in.Entry, state.Unsent, fmt.Sprintf("refused with %d %s", e.Status, e.Code)); err != nil {
 		return err
 	}
-	switch e.Status {
-	case 400, 409, 413, 422:
+	switch {
+	case isGone(e):
+		return w.markGone(ctx, c.UserID)
+	case slices.Contains([]int{400, 409, 413, 422}, e.Status):
 		rest.hold(c, Unwritable, fmt.Sprintf("BLN refused it with %d %s", e.Status, e.Code))
 		return nil
-	case 403:
+	case e.Status == http.StatusForbidden:
 		// One user who is protected must not pass for all, however often that one is tried.
 		if c.Attempts == 0 && w.denied.Add(1) >= forbidden && w.verified.Load() == 0 {
 			return &PermissionError{Needs: "update the users of the organization"}
 		}
-	case 404:
-		return w.markGone(ctx, c.UserID)
 	}
 	return putErr
 }
@@ -735,7 +742,7 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error 
 		}
 		return landed >= 0 || len(w.damage(before, u)) > 0 || oldest.Age > finish
 	})
-	gone := isStatus(err, 404)
+	gone := isGone(err)
 	if err != nil && !gone {
 		return fmt.Errorf("read a user with an unsettled write: %w", err)
 	}
@@ -797,7 +804,7 @@ func (w *writer) foreseeBatch(ctx context.Context, users []state.Claimed) error 
 	for _, c := range users {
 		group.Go(func() error {
 			user, err := w.BLN.User(each, c.UserID)
-			if isStatus(err, 404) {
+			if isGone(err) {
 				return state.MarkGone(each, w.DB, w.Name, c.UserID)
 			}
 			if err != nil {

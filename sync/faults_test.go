@@ -393,3 +393,39 @@ func TestAWriteThatWaitedIsNotSentStale(t *testing.T) {
 	}
 	w.right(t)
 }
+
+// foundNothing answers as a proxy does that has lost its way to BLN: what it stands before is not asked.
+type foundNothing struct{ method string }
+
+func (f foundNothing) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method != f.method || !strings.Contains(r.URL.Path, "/users/") {
+		return http.DefaultTransport.RoundTrip(r)
+	}
+	if r.Body != nil {
+		_, _ = io.Copy(io.Discard, r.Body)
+	}
+	return &http.Response{StatusCode: http.StatusNotFound, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`<html>404 Not Found</html>`)), Request: r}, nil
+}
+
+// Trap 33: that there is no such user is a fact only where BLN says so.
+func TestA404OfAProxyTakesNobodyForGone(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{http.MethodGet, http.MethodPut} {
+		t.Run(method, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{})
+			w.crowd(40)
+			foreign := w.ForeignDigests("namecoach")
+			b := w.process(t, w.BLNURL(), w.db, foundNothing{method})
+			res, err := b.Backfill(t.Context(), time.Time{})
+			if err == nil || res.Status != state.Failed || res.Failed == 0 || res.Linked != 40 {
+				t.Errorf("%+v, %v; want a failed run and everybody still linked", res, err)
+			}
+			if res, err := b.Plan(t.Context()); method == http.MethodGet && err == nil || res.Linked != 40 {
+				t.Errorf("plan: %+v, %v", res, err)
+			}
+			w.settledJournal(t)
+			w.finishes(t, w.bridge(t), foreign)
+		})
+	}
+}
