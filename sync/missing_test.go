@@ -179,7 +179,7 @@ func TestAPlanBetweenTwoPartsOfABackfillMakesNoRowMissing(t *testing.T) {
 	w.Change(func(o *simulator.Options) {
 		o.OnNameCoachPage = func(*simulator.Simulator, int) {
 			var n int
-			_ = w.db.QueryRow(context.Background(), `SELECT count(*) FROM participants WHERE seen_run = (SELECT run FROM runs WHERE kind = 'backfill' AND status = 'running')`).Scan(&n)
+			_ = w.db.QueryRow(t.Context(), `SELECT count(*) FROM participants WHERE seen_run = (SELECT run FROM runs WHERE kind = 'backfill' AND status = 'running')`).Scan(&n)
 			if n == 1 {
 				cancel()
 			}
@@ -202,7 +202,7 @@ func TestAWindowWhoseStagedRowsAreLostIsReadAgain(t *testing.T) {
 	t.Parallel()
 	w := start(t, simulator.Options{Seed: 5, Users: 300, MaxPerPage: 50})
 	once := sync.OnceFunc(func() {
-		if _, err := w.db.Exec(context.Background(), `TRUNCATE staged_participants`); err != nil { // what crash recovery does
+		if _, err := w.db.Exec(t.Context(), `TRUNCATE staged_participants`); err != nil { // what crash recovery does
 			t.Error(err)
 		}
 	})

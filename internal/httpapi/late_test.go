@@ -70,13 +70,13 @@ func TestAWriteThatCannotLeaveInTimeIsNotSent(t *testing.T) {
 				time.Sleep(10 * time.Second)
 				return answer(200, ""), nil
 			})})
-			go func() { _, _, _ = c.Fetch(context.Background(), put("first")) }()
+			go func() { _, _, _ = c.Fetch(t.Context(), put("first")) }()
 			synctest.Wait()
 			return c
 		},
 		"held by a connection that does not come about": func(t *testing.T, sent *departures) *Client {
 			sent.now()
-			return client(t, Options{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return client(t, Options{Transport: &http.Transport{DialContext: func(_ context.Context, _, _ string) (net.Conn, error) {
 				time.Sleep(5 * time.Second)
 				return nil, errors.New("no connection")
 			}}})
@@ -122,7 +122,7 @@ func TestAWriteThatGrowsOldGoesBeforeOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := client(t, Options{PerSecond: 1, Burst: 1, Concurrency: 32, Transport: wire(func(*http.Request) (*http.Response, error) { return answer(200, ""), nil })})
 		for range 20 {
-			go func() { _, _, _ = c.Fetch(context.Background(), get("b")) }()
+			go func() { _, _, _ = c.Fetch(t.Context(), get("b")) }()
 		}
 		synctest.Wait()
 		if got := c.Interval(); got != time.Second {
