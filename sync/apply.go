@@ -417,7 +417,7 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 	case !w.alive():
 		return false, errLease
 	case w.stopped.Load(), ctx.Err() != nil:
-		return false, errors.Join(ctx.Err(), w.close(work, intent.Entry, state.Unsent, "not sent: the run was stopping"))
+		return false, errors.Join(ctx.Err(), w.closeUnsent(work, intent.Entry, "not sent: the run was stopping"))
 	}
 	answer, putErr := w.BLN.UpdateOtherInfo(work, c.UserID, m.send, read)
 	// A crash here leaves the entry open: the next process reads the user and compares it with the before-image.
@@ -453,7 +453,7 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 
 // unsent closes the entry of a write that may be tried again for err.
 func (w *writer) unsent(ctx context.Context, entry int64, err error, note string) (again bool, _ error) {
-	if closing := w.close(ctx, entry, state.Unsent, note); closing != nil {
+	if closing := w.closeUnsent(ctx, entry, note); closing != nil {
 		return false, errors.Join(err, closing)
 	}
 	return true, err
@@ -496,8 +496,8 @@ func database(err error) error {
 	return fmt.Errorf("%w: %w", errDatabase, err)
 }
 
-func (w *writer) close(ctx context.Context, entry int64, as, note string) error {
-	return database(state.CloseEntry(ctx, w.DB, w.Name, entry, as, note))
+func (w *writer) closeUnsent(ctx context.Context, entry int64, note string) error {
+	return database(state.CloseEntry(ctx, w.DB, w.Name, entry, state.Unsent, note))
 }
 
 func (w *writer) verify(c state.Claimed, in *state.Intent) error {
@@ -524,7 +524,7 @@ func (w *writer) confirms(answer bln.User, c state.Claimed, m merged) bool {
 
 // refused is what a write comes to that BLN has certainly not carried out.
 func (w *writer) refused(ctx context.Context, c state.Claimed, in *state.Intent, e *httpapi.Error, putErr error, rest *remains) error {
-	if err := w.close(ctx, in.Entry, state.Unsent, fmt.Sprintf("refused with %d %s", e.Status, e.Code)); err != nil {
+	if err := w.closeUnsent(ctx, in.Entry, fmt.Sprintf("refused with %d %s", e.Status, e.Code)); err != nil {
 		return err
 	}
 	switch {
@@ -757,7 +757,7 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error 
 		if i == landed {
 			continue
 		}
-		if err := w.close(work, e.Entry, state.Unsent, note); err != nil {
+		if err := w.closeUnsent(work, e.Entry, note); err != nil {
 			return err
 		}
 	}
