@@ -178,7 +178,13 @@ var errLease = fmt.Errorf("%w has taken no sign of life for %v, so that another 
 func (r *run) alive() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.lease.Err() == nil && time.Since(r.beat) < leaseMargin
+	return r.lease.Err() == nil && passed(r.beat, time.Now()) < leaseMargin
+}
+
+// passed is how long ago from was, by whichever clock says more: the monotonic one stands still while a machine sleeps, and
+// the one on the wall may be set back.
+func passed(from, now time.Time) time.Duration {
+	return max(now.Sub(from), now.Round(0).Sub(from.Round(0)))
 }
 
 // keepAlive beats until ctx ends. A beat that fails is tried again, but a lease that has lapsed is lost for good: whoever
