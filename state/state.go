@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -36,6 +37,8 @@ func Open(ctx context.Context, url string) (*pgxpool.Pool, error) {
 		return nil, errors.New("database: the connection string cannot be read")
 	}
 	cfg.ConnConfig.RuntimeParams["application_name"] = "namebridge"
+	// A process that was stopped or cut off within a transaction keeps its locks: whoever takes over would wait for it to wake.
+	cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = strconv.Itoa(Lease) + "s"
 	if _, set := cfg.ConnConfig.RuntimeParams["jit"]; !set {
 		// Our statements are short, but what a planner guesses of a table that was just filled may look expensive enough to be
 		// compiled first: counting what is pending among 100,000 users took 0.5 to 1 s longer for it.

@@ -460,3 +460,25 @@ func TestAnOpenedDatabaseAnswers(t *testing.T) {
 		t.Errorf("it is called %q", name)
 	}
 }
+
+// A process that is stopped within a transaction, or whose machine is gone, must not hold up the one that takes over.
+func TestATransactionThatNobodyGoesOnWithLetsGo(t *testing.T) {
+	t.Parallel()
+	url := testdb.URL(t, migrations.Up)
+	stopped, heir := get[*pgxpool.Pool](t)(state.Open(t.Context(), url)), get[*pgxpool.Pool](t)(state.Open(t.Context(), url))
+	t.Cleanup(stopped.Close)
+	t.Cleanup(heir.Close)
+	get[state.Bridge](t)(state.EnsureBridge(t.Context(), heir, "a", 1))
+	tx := get[pgx.Tx](t)(stopped.Begin(t.Context()))
+	t.Cleanup(func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) })
+	exec(t, tx, `UPDATE bridges SET halt_reason = 'never committed' WHERE bridge = 'a'`)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 3*state.Lease*time.Second)
+	defer cancel()
+	if _, err := heir.Exec(ctx, `UPDATE bridges SET halt_reason = NULL WHERE bridge = 'a'`); err != nil {
+		t.Fatalf("still waiting: %v", err)
+	}
+	if err := tx.Commit(t.Context()); err == nil {
+		t.Error("the stopped transaction was committed all the same")
+	}
+}
