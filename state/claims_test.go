@@ -3,6 +3,7 @@ package state_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -57,8 +58,12 @@ func TestEachPendingUserIsClaimedByOneProcess(t *testing.T) {
 	var mu sync.Mutex
 	claimedBy := map[int64]uuid.UUID{}
 	var all sync.WaitGroup
-	for range processes {
-		owner := live(t, db, "a")
+	// A statement that began before a process said that it lives takes it for dead: then the fence alone keeps them apart.
+	owners := make([]uuid.UUID, processes)
+	for i := range owners {
+		owners[i] = live(t, db, "a")
+	}
+	for _, owner := range owners {
 		all.Go(func() {
 			for {
 				cs, err := state.Claim(t.Context(), db, "a", owner, 7, true)
@@ -253,6 +258,42 @@ func TestNothingIsJournalledWhileHalted(t *testing.T) {
 	if two.Entry != 0 {
 		t.Error("journalled while halted")
 	}
+}
+
+func TestWhoGivesTheSameUsersBackWaitsAndDoesNotDeadlock(t *testing.T) {
+	t.Parallel()
+	const users = 300
+	db := directory(t, users)
+	want(t, db, "a", "write", upTo(users)...)
+	_, by := claim(t, db, live(t, db, "a"), users, true)
+	up := slices.Collect(maps.Values(by))
+	slices.SortFunc(up, func(a, b state.Claimed) int { return int(a.UserID - b.UserID) })
+	down := slices.Clone(up)
+	slices.Reverse(down)
+	var all sync.WaitGroup
+	for _, order := range [][]state.Claimed{up, down} {
+		var failures []state.Failure
+		var outcomes []state.Outcome
+		for _, c := range order {
+			failures = append(failures, state.Failure{UserID: c.UserID, Fence: c.Fence})
+			outcomes = append(outcomes, state.Outcome{UserID: c.UserID, Fence: c.Fence})
+		}
+		for name, do := range map[string]func() error{
+			"Fail":     func() error { return state.Fail(t.Context(), db, "a", failures) },
+			"Settle":   func() error { return state.Settle(t.Context(), db, "a", outcomes) },
+			"Withdraw": func() error { return state.Withdraw(t.Context(), db, "a", order) },
+		} {
+			all.Go(func() {
+				for range 8 {
+					if err := do(); err != nil {
+						t.Errorf("%s: %v", name, err)
+						return
+					}
+				}
+			})
+		}
+	}
+	all.Wait()
 }
 
 // What was decided while a write was on its way was decided without knowing of it.

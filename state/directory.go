@@ -397,6 +397,10 @@ func ForgetFailures(ctx context.Context, q Querier, bridge string) error {
 	return nil
 }
 
+// inOrder locks the users $2 of a bridge in one order, whoever asks and whatever the plan: two processes that update the same
+// users wait for each other instead of ending in a deadlock. Materialized and joined, it is done before the update.
+const inOrder = `locked AS MATERIALIZED (SELECT user_id FROM directory_users WHERE bridge = $1 AND user_id = ANY($2::bigint[]) ORDER BY user_id FOR UPDATE)`
+
 // Withdraw says of claimed users that nothing is to be done for them now: they are held, or what stands there is not
 // ours. They are given back and no longer pending until something happens to them; what was wanted since the claim stays
 // pending.
@@ -405,9 +409,10 @@ func Withdraw(ctx context.Context, q Querier, bridge string, claimed []Claimed) 
 	for i, c := range claimed {
 		users[i], fences[i], versions[i] = c.UserID, c.Fence, c.Version
 	}
-	_, err := q.Exec(ctx, `UPDATE directory_users d SET claim_owner = NULL, attempts = 0, retry_at = NULL,
+	_, err := q.Exec(ctx, `WITH `+inOrder+` UPDATE directory_users d SET claim_owner = NULL, attempts = 0, retry_at = NULL,
 			action = CASE WHEN wanted_version = t.v THEN NULL ELSE action END, applied_version = t.v
-		FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS t(u, f, v) WHERE d.bridge = $1 AND d.user_id = t.u AND d.fence = t.f`,
+		FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS t(u, f, v) JOIN locked ON locked.user_id = t.u
+		WHERE d.bridge = $1 AND d.user_id = t.u AND d.fence = t.f`,
 		bridge, users, fences, versions)
 	if err != nil {
 		return fmt.Errorf("withdraw users: %w", err)
@@ -429,9 +434,9 @@ func Fail(ctx context.Context, q Querier, bridge string, fs []Failure) error {
 	for i, f := range fs {
 		ids[i], fences[i], problems[i], after[i] = f.UserID, f.Fence, forPeople(f.Problem), f.RetryAfter.Seconds()
 	}
-	_, err := q.Exec(ctx, `UPDATE directory_users d SET claim_owner = NULL, attempts = attempts + 1, last_error = t.p,
+	_, err := q.Exec(ctx, `WITH `+inOrder+` UPDATE directory_users d SET claim_owner = NULL, attempts = attempts + 1, last_error = t.p,
 			retry_at = now() + make_interval(secs => t.r)
-		FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::float8[]) AS t(u, f, p, r)
+		FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::float8[]) AS t(u, f, p, r) JOIN locked ON locked.user_id = t.u
 		WHERE d.bridge = $1 AND d.user_id = t.u AND d.fence = t.f`, bridge, ids, fences, problems, after)
 	if err != nil {
 		return fmt.Errorf("note failed users: %w", err)

@@ -112,6 +112,7 @@ func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) e
 		closed AS (UPDATE journal j SET state = done.state, note = nullif(done.note, ''), settled_at = now(),
 				before = CASE WHEN done.state = 'damaged' THEN j.before END
 			FROM done WHERE j.bridge = $1 AND j.entry = done.entry AND done.entry <> 0 AND j.state = 'sending'),
+		`+inOrder+`,
 		lifted AS (DELETE FROM holds h USING done WHERE h.bridge = $1 AND h.kind = 'user' AND h.subject = done.user_id::text
 			AND h.reason = 'unwritable' AND done.applied)
 		UPDATE directory_users d SET claim_owner = NULL,
@@ -126,7 +127,7 @@ func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) e
 			attempts = CASE WHEN done.applied THEN 0 ELSE d.attempts END,
 			retry_at = CASE WHEN done.applied THEN NULL ELSE d.retry_at END,
 			last_error = CASE WHEN done.applied THEN NULL ELSE d.last_error END
-		FROM done WHERE d.bridge = $1 AND d.user_id = done.user_id AND d.fence = done.fence`,
+		FROM done JOIN locked USING (user_id) WHERE d.bridge = $1 AND d.user_id = done.user_id AND d.fence = done.fence`,
 		bridge, users, fences, entries, states, notes, applied, versions, digests, sources)
 	if err != nil {
 		return fmt.Errorf("settle writes: %w", err)
