@@ -33,13 +33,14 @@ func MarkMissing(ctx context.Context, q Querier, bridge string, before time.Time
 	if err != nil {
 		return fmt.Errorf("mark missing participants: %w", err)
 	}
-	// Rows that were once seen together are twins: none of them took another's place.
+	// Rows that were once seen together are twins: none of them took another's place. Twins of one person may have come in
+	// the same walk one after the other, so between them only what another walk brought counts as later.
 	const replaced = `UPDATE participants m SET replaced = true, link_due = true FROM participants c
 		WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND NOT m.replaced AND c.bridge = $1 AND c.missing_since IS NULL
-			AND c.created_at > m.seen_at AND c.created_run IS DISTINCT FROM m.seen_run AND c.event_access_code = m.event_access_code
+			AND c.created_at > m.seen_at AND c.event_access_code = m.event_access_code
 			AND (c.recording_link <> '' OR m.recording_link = '' AND (c.name_badge_link <> '' OR m.name_badge_link = '')) AND `
 	for _, sql := range []string{
-		replaced + `c.person = m.person`,
+		replaced + `c.person = m.person AND c.created_run IS DISTINCT FROM m.seen_run`,
 		replaced + `c.person <> m.person AND m.name_badge_link <> '' AND c.name_badge_link = m.name_badge_link`,
 		replaced + `c.person <> m.person AND m.recording_id <> '' AND c.recording_id = m.recording_id`,
 		// Those who have nothing but replaced rows are nobody's any more; the others are linked by what they have.

@@ -326,3 +326,24 @@ func TestRowsOfEventsThatDoNotCountAreNotAskedAbout(t *testing.T) {
 		}
 	}
 }
+
+// A row that moves while a backfill runs is seen at both places by it; the next one sees where it is.
+func TestAVoiceThatMovedWhileItWasReadIsClearedByTheNextBackfill(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	ada, bob := w.user("ada@demo.example", ""), w.user("bob@demo.example", "")
+	row := w.AddParticipant(speaker("x", "ada@demo.example", "", ada))
+	var pages atomic.Int64
+	w.Change(func(o *simulator.Options) {
+		o.OnNameCoachPage = func(s *simulator.Simulator, _ int) {
+			if pages.Add(1) == 2 { // the newest edge, after the walk
+				s.UpdateParticipant(row, func(p *simulator.Participant) { p.Email, p.For = "bob@demo.example", bob })
+			}
+		}
+	})
+	w.backfill(t)
+	if res := w.backfill(t); res.Cleared != 1 {
+		t.Errorf("%+v", res)
+	}
+	w.right(t)
+}
