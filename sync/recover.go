@@ -1,0 +1,218 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"namebridge/bln"
+	"namebridge/state"
+)
+
+// restore halts the bridge, and puts foreign keys back that a write has damaged unless it is too late to tell who changed
+// them. It returns a *HaltedError, or the database's error with it.
+func (w *writer) restore(user, entry int64, before bln.OtherInfo, now bln.User, damage []bln.Change, late bool) error {
+	w.stopped.Store(true)
+	read := time.Now()
+	reason := fmt.Sprintf("BLN lost or changed what is not ours while user %d was written: %s.", user, keyNames(damage))
+	ctx, cancel := context.WithTimeout(w.lease, finish)
+	defer cancel()
+	// The halt first: neither another process's writes nor a crash must come before it. Where the database is away, the
+	// person comes first.
+	first, end := context.WithTimeout(ctx, gatherTimeout/3)
+	haltErr := state.Halt(first, w.DB, w.Name, reason, w.id)
+	end()
+	as, became := state.Damaged, fmt.Sprintf("User %d could NOT be put back; the whole otherInfo as it was is kept in journal entry %d.", user, entry)
+	switch {
+	case late:
+		became = fmt.Sprintf("User %d was not put back, since it may be people who changed it since; the whole otherInfo as it was is kept in journal entry %d.", user, entry)
+	case w.putBack(ctx, user, before, now, read, damage):
+		as, became = state.Restored, fmt.Sprintf("User %d was put back and checked.", user)
+	}
+	w.Log.Error("halted", "reason", reason+" "+became, "bridge", w.Name, "user", user, "run", w.id)
+	halted := &HaltedError{Since: time.Now(), Reason: reason + " " + became, Run: w.id}
+	if w.lease.Err() != nil {
+		return errors.Join(halted, haltErr) // the entry stays open: whoever takes over puts back what is left to put back
+	}
+	last, end := context.WithTimeout(w.lease, gatherTimeout)
+	defer end()
+	err := state.InTx(last, w.DB, func(tx pgx.Tx) error {
+		if haltErr != nil {
+			if err := state.Halt(last, tx, w.Name, reason, w.id); err != nil {
+				return err
+			}
+		}
+		return state.CloseDamage(last, tx, w.Name, entry, as, became)
+	})
+	if err != nil {
+		return errors.Join(halted, database(err))
+	}
+	return halted
+}
+
+// putBack writes foreign keys as they were, until a fresh read shows them.
+func (w *writer) putBack(ctx context.Context, user int64, before bln.OtherInfo, now bln.User, read time.Time, damage []bln.Change) bool {
+	seen := true // now is what stands there since the last write
+	for try, waits := 0, 0; try < restores && waits < rereads; {
+		if try > 0 && pause(ctx, 100*time.Millisecond<<try) != nil {
+			return false
+		}
+		var err error
+		if seen {
+			// Whether it arrived or not is for the read to tell.
+			_, err = w.BLN.UpdateOtherInfo(ctx, user, w.mended(before, now, damage), read)
+		}
+		if heldUp(err) {
+			waits++
+		} else {
+			try++
+		}
+		u, err := w.BLN.User(ctx, user)
+		if seen = err == nil; !seen {
+			continue
+		}
+		read = time.Now()
+		now, damage = u, w.damage(before, u)
+		if len(damage) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// mended is what to send to put the damaged keys back: what else people have changed since stays.
+func (w *writer) mended(before bln.OtherInfo, now bln.User, damage []bln.Change) bln.OtherInfo {
+	body := before
+	switch {
+	case now.OtherInfoErr != nil: // nothing of it can be kept
+	case w.Settings.MergingServer:
+		body = bln.OtherInfo{}
+		for _, ch := range damage {
+			if v, ok := before.Get(ch.Key); ok {
+				body = body.With(ch.Key, v)
+			}
+		}
+	default:
+		for _, k := range now.OtherInfo.Keys() {
+			if _, had := before.Get(k); !had && !w.Settings.Layout.Owns(k) {
+				v, _ := now.OtherInfo.Get(k)
+				body = body.With(k, v)
+			}
+		}
+	}
+	return body
+}
+
+// keyNames lists keys for people to read: neither what Postgres or a terminal chokes on, nor what may be an address.
+func keyNames(changes []bln.Change) string {
+	names := make([]string, 0, len(changes))
+	for i, ch := range changes {
+		if i == 10 {
+			names = append(names, fmt.Sprintf("and %d more", len(changes)-i))
+			break
+		}
+		name := []rune(strings.ToValidUTF8(ch.Key, "\uFFFD"))
+		switch {
+		case strings.Contains(ch.Key, "@"):
+			name = []rune("…")
+		case len(name) > 64:
+			name = append(name[:64], '…')
+		}
+		names = append(names, strconv.Quote(string(name)))
+	}
+	return strings.Join(names, ", ")
+}
+
+// recover looks into writes whose outcome is not known, because a process died or lost touch on the way: it reads the
+// user and compares it with the before-image.
+func (w *writer) recover(ctx context.Context) error {
+	for {
+		open, err := state.ClaimOpen(ctx, w.DB, w.Name, w.owner, writeBatch)
+		if err != nil || len(open) == 0 {
+			return err
+		}
+		byUser := map[int64][]state.OpenEntry{}
+		for _, e := range open {
+			byUser[e.UserID] = append(byUser[e.UserID], e)
+		}
+		var rest remains
+		group, each := errgroup.WithContext(ctx)
+		group.SetLimit(max(w.Settings.Concurrency, 1))
+		for user, entries := range byUser {
+			group.Go(func() error {
+				return w.one(each, state.Claimed{UserID: user, Fence: entries[0].Fence, Attempts: entries[0].Attempts}, &rest, func() error { return w.lookInto(each, entries) })
+			})
+		}
+		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), gatherTimeout)
+		err = errors.Join(group.Wait(), w.store(after, &rest))
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// lookInto settles the open entries of one user, oldest first: the oldest before-image is from before any of them.
+func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error {
+	oldest := entries[0]
+	before, err := bln.ParseOtherInfo(oldest.Before)
+	if err != nil {
+		return fmt.Errorf("before-image of journal entry %d: %w", oldest.Entry, err)
+	}
+	work, cancel := context.WithTimeout(w.lease, finish)
+	defer cancel()
+	sent := make([][]byte, len(entries)) // digests
+	for i, e := range entries {
+		after, err := bln.ParseOtherInfo(e.AfterFragment)
+		if err != nil {
+			return fmt.Errorf("fragment of journal entry %d: %w", e.Entry, err)
+		}
+		sent[i] = w.Settings.Layout.Seen(after.Get)
+	}
+	landed := -1
+	now, err := w.readBack(ctx, oldest.UserID, func(u bln.User) bool {
+		for i := range sent {
+			if w.shows(u, sent[i]) {
+				landed = i
+			}
+		}
+		return landed >= 0 || len(w.damage(before, u)) > 0 || oldest.Age > finish
+	})
+	gone := isGone(err)
+	if err != nil && !gone {
+		return fmt.Errorf("read a user with an unsettled write: %w", err)
+	}
+	if !gone {
+		damage := w.damage(before, now)
+		if hasMissing(damage) || len(damage) > 0 && (landed >= 0 || now.OtherInfoErr != nil) {
+			return w.restore(oldest.UserID, oldest.Entry, before, now, damage, oldest.Age > restoreWithin)
+		}
+	}
+	const note = "looked into after its process had stopped"
+	for i, e := range entries {
+		if i == landed {
+			continue
+		}
+		if err := w.closeUnsent(work, e.Entry, note); err != nil {
+			return err
+		}
+	}
+	switch {
+	case gone:
+		return w.markGone(work, oldest.UserID)
+	case landed >= 0:
+		e := entries[landed]
+		w.landed.Add(1)
+		return database(w.settle.Do(state.Outcome{
+			UserID: e.UserID, Fence: e.Fence, Entry: e.Entry, State: state.Verified, Note: note,
+			Applied: true, Version: e.Version, Digest: sent[landed], Source: e.Source,
+		}))
+	}
+	return database(state.Unclaim(work, w.DB, w.Name, oldest.UserID, oldest.Fence))
+}
