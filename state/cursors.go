@@ -16,12 +16,11 @@ type Cursor struct {
 	Stream       string
 	Since, Until time.Time
 	Walk         json.RawMessage // which window comes next; null for ParticipantStream
-	MovedAt      time.Time
 }
 
 // GetCursor reads a cursor, ErrNotFound before the first window.
 func GetCursor(ctx context.Context, q Querier, bridge, stream string) (Cursor, error) {
-	c, err := one[Cursor](q.Query(ctx, `SELECT stream, since, until, walk, moved_at FROM cursors
+	c, err := one[Cursor](q.Query(ctx, `SELECT stream, since, until, walk FROM cursors
 		WHERE bridge = $1 AND stream = $2`, bridge, stream))
 	if err != nil {
 		return c, fmt.Errorf("read cursor %s: %w", stream, err)

@@ -205,7 +205,6 @@ func DirectoryKeys(ctx context.Context, q Querier, bridge string, key DirectoryK
 // DueUser is a user to decide on.
 type DueUser struct {
 	UserID         int64
-	Gone           bool
 	Due            bool // something has happened to it since it was last decided on
 	ListedFragment []byte
 	ListedContent  []byte
@@ -234,7 +233,7 @@ func NextUsers(ctx context.Context, q Querier, bridge string, after int64, limit
 			ORDER BY user_id LIMIT $3`
 	}
 	us, err := collect[DueUser](q.Query(ctx, `WITH next AS MATERIALIZED (`+next+`)
-		SELECT d.user_id, d.gone_at IS NOT NULL AS gone, d.decide_due AS due, d.listed_fragment, d.listed_content,
+		SELECT d.user_id, d.decide_due AS due, d.listed_fragment, d.listed_content,
 			d.applied_digest, d.applied_source, coalesce(d.action, '') AS action, d.wanted_digest, d.wanted_version > d.applied_version AS pending,
 			EXISTS (SELECT 1 FROM participants p LEFT JOIN links l USING (bridge, person)
 				WHERE p.bridge = $1 AND p.participant = d.applied_source AND (p.replaced OR l.user_id <> d.user_id)) AS source_moved,
@@ -349,7 +348,7 @@ func ClaimOpen(ctx context.Context, q Querier, bridge string, owner uuid.UUID, l
 			ORDER BY d.user_id LIMIT $3 FOR UPDATE OF d SKIP LOCKED),
 		claimed AS (UPDATE directory_users SET claim_owner = $2, fence = fence + 1 FROM next WHERE bridge = $1 AND user_id = next.id
 			RETURNING user_id, fence, attempts)
-		SELECT j.entry, j.user_id, claimed.fence, claimed.attempts, now() - j.created_at AS age, j.run, j.before, j.before_fragment, j.after_fragment, j.version, j.source
+		SELECT j.entry, j.user_id, claimed.fence, claimed.attempts, now() - j.created_at AS age, j.before, j.after_fragment, j.version, j.source
 		FROM claimed JOIN journal j ON j.bridge = $1 AND j.user_id = claimed.user_id AND j.state = 'sending'
 		ORDER BY j.user_id, j.entry`, bridge, owner, limit))
 	if err != nil {

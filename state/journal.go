@@ -69,17 +69,15 @@ func Journal(ctx context.Context, q Querier, bridge string, intents []*Intent) e
 
 // OpenEntry is a journalled write whose outcome is not known.
 type OpenEntry struct {
-	Entry          int64
-	UserID         int64
-	Fence          int64 // of the claim made to look into it
-	Attempts       int   // made at the user since something last succeeded
-	Age            time.Duration
-	Run            uuid.UUID
-	Before         []byte
-	BeforeFragment []byte
-	AfterFragment  []byte
-	Version        int64
-	Source         []byte
+	Entry         int64
+	UserID        int64
+	Fence         int64 // of the claim made to look into it
+	Attempts      int   // made at the user since something last succeeded
+	Age           time.Duration
+	Before        []byte
+	AfterFragment []byte
+	Version       int64
+	Source        []byte
 }
 
 // Outcome settles the work on one claimed user.
