@@ -11,6 +11,10 @@ CREATE TABLE bridges (
     directory_listed_at timestamp with time zone,
     layout text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    collected_at timestamp with time zone,
+    widened interval,
+    widened_at timestamp with time zone,
+    late_found bigint DEFAULT 0 NOT NULL,
     PRIMARY KEY (bridge)
 );
 COMMENT ON TABLE bridges IS 'One NameCoach account joined to one BLN organization.';
@@ -19,6 +23,9 @@ COMMENT ON COLUMN bridges.halted_at IS 'Set when a foreign key was lost on a wri
 COMMENT ON COLUMN bridges.rows_carry_fragment IS 'Whether list rows of this organization show our fragment; null until a written user was seen in a list answer.';
 COMMENT ON COLUMN bridges.directory_sweep IS 'Number of the last complete listing of the directory; 0: never complete, nobody may be linked.';
 COMMENT ON COLUMN bridges.layout IS 'Where in otherInfo the fragment stands and what it consists of: every digest of a fragment is of this layout.';
+COMMENT ON COLUMN bridges.collected_at IS 'When a walk first came to its end. Before that, and before a complete listing, a daemon links nobody.';
+COMMENT ON COLUMN bridges.widened IS 'The lookback, where windows have missed rows: wider than the configured one for some days after widened_at.';
+COMMENT ON COLUMN bridges.late_found IS 'Rows that a search brought and that the windows should have brought before.';
 
 CREATE TABLE cursors (
     bridge text NOT NULL,
@@ -59,21 +66,37 @@ CREATE TABLE directory_users (
     attempts integer DEFAULT 0 NOT NULL,
     retry_at timestamp with time zone,
     last_error text,
+    urgency smallint DEFAULT 4 NOT NULL,
+    wanted_run uuid,
+    wanted_window timestamp with time zone,
+    removes boolean DEFAULT false NOT NULL,
+    released_version bigint DEFAULT 0 NOT NULL,
+    asked_at timestamp with time zone,
+    audit_at timestamp with time zone,
     PRIMARY KEY (bridge, user_id),
     FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
 ) WITH (fillfactor=80);
+CREATE INDEX directory_users_audit ON directory_users USING btree (bridge, audit_at) WHERE (audit_at IS NOT NULL);
 CREATE INDEX directory_users_concerned ON directory_users USING btree (bridge, user_id) WHERE (decide_due OR (wanted_version > 0) OR (applied_digest IS NOT NULL));
 CREATE INDEX directory_users_due ON directory_users USING btree (bridge, user_id) WHERE decide_due;
 CREATE INDEX directory_users_email ON directory_users USING btree (bridge, email) WHERE ((email <> ''::text) AND (gone_at IS NULL));
 CREATE INDEX directory_users_external_id ON directory_users USING btree (bridge, external_id) WHERE ((external_id <> ''::text) AND (gone_at IS NULL));
 CREATE INDEX directory_users_other_emails ON directory_users USING gin (other_emails) WHERE ((other_emails <> '{}'::text[]) AND (gone_at IS NULL));
-CREATE INDEX directory_users_pending ON directory_users USING btree (bridge, user_id) WHERE (wanted_version > applied_version);
+CREATE INDEX directory_users_pending ON directory_users USING btree (bridge, urgency, user_id) WHERE (wanted_version > applied_version);
+CREATE INDEX directory_users_unasked ON directory_users USING btree (bridge, user_id) WHERE ((asked_at IS NULL) AND (gone_at IS NULL));
 COMMENT ON TABLE directory_users IS 'Members of the BLN organization: the keys we match by, the fragment last seen, what should be there and what is.';
 COMMENT ON COLUMN directory_users.listed_fragment IS 'Digest of what the last list row showed under our keys; null: nothing.';
 COMMENT ON COLUMN directory_users.listed_content IS 'Digest of the last list row''s otherInfo, to notice that an unwritable user was changed.';
 COMMENT ON COLUMN directory_users.action IS 'write or clear: what brings applied to wanted.';
 COMMENT ON COLUMN directory_users.wanted_version IS 'Pending is a fact: wanted_version > applied_version.';
 COMMENT ON COLUMN directory_users.fence IS 'Goes up with every claim; statements of an older claim change nothing.';
+COMMENT ON COLUMN directory_users.urgency IS 'The priority of the run that wants it: 1 on demand, 2 collect, 3 sweep and census, 4 backfill and plan.';
+COMMENT ON COLUMN directory_users.wanted_run IS 'The run that made it pending.';
+COMMENT ON COLUMN directory_users.wanted_window IS 'The end of the window that brought the change, on NameCoach''s clock; null: no window did.';
+COMMENT ON COLUMN directory_users.removes IS 'What is wanted takes a recording or a whole fragment away: the guard counts it.';
+COMMENT ON COLUMN directory_users.released_version IS 'The wanted_version that the guard, or a person, has let through although it removes.';
+COMMENT ON COLUMN directory_users.asked_at IS 'When NameCoach was asked about the user''s keys, or a walk from the beginning has brought all that there is; null: never.';
+COMMENT ON COLUMN directory_users.audit_at IS 'When the user is to be read, to see whether our fragment still stands there, if list rows do not show it.';
 
 CREATE TABLE halts (
     bridge text NOT NULL,
@@ -97,12 +120,15 @@ CREATE TABLE holds (
     content bytea,
     since timestamp with time zone DEFAULT now() NOT NULL,
     checked_at timestamp with time zone DEFAULT now() NOT NULL,
+    ignored_at timestamp with time zone,
+    ignored_reason text,
     PRIMARY KEY (bridge, kind, subject),
     FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
 );
 CREATE INDEX holds_reason ON holds USING btree (bridge, reason);
 COMMENT ON TABLE holds IS 'People that are not written, and why. Kind person: a NameCoach person; kind user: a directory user.';
 COMMENT ON COLUMN holds.content IS 'The user''s listed_content when it was found unwritable.';
+COMMENT ON COLUMN holds.ignored_at IS 'A person has decided that nothing is to be done about it: it stays held and is not counted.';
 
 CREATE TABLE journal (
     bridge text NOT NULL,
@@ -184,12 +210,16 @@ CREATE TABLE participants (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     missing_since timestamp with time zone,
     replaced boolean DEFAULT false NOT NULL,
+    found_at timestamp with time zone,
+    absences integer DEFAULT 0 NOT NULL,
+    asked_run uuid,
     PRIMARY KEY (bridge, participant),
     FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
 ) WITH (fillfactor=85);
 CREATE INDEX participants_badge ON participants USING btree (bridge, name_badge_link) WHERE (name_badge_link <> ''::text);
 CREATE INDEX participants_doubt ON participants USING btree (bridge, participant) WHERE doubt_due;
 CREATE INDEX participants_due ON participants USING btree (bridge, person) WHERE link_due;
+CREATE INDEX participants_found ON participants USING btree (bridge, found_at) WHERE (found_at IS NOT NULL);
 CREATE INDEX participants_missing ON participants USING btree (bridge, person) WHERE (missing_since IS NOT NULL);
 CREATE INDEX participants_person ON participants USING btree (bridge, person);
 CREATE INDEX participants_recording ON participants USING btree (bridge, recording_id) WHERE (recording_id <> ''::text);
@@ -203,7 +233,10 @@ COMMENT ON COLUMN participants.created_run IS 'The run, or the question about it
 COMMENT ON COLUMN participants.seen_run IS 'The last walk from the beginning, or question about its person, that brought it; else what brought it last changed.';
 COMMENT ON COLUMN participants.seen_at IS 'When it was last brought by a walk from the beginning or a question, or brought changed.';
 COMMENT ON COLUMN participants.missing_since IS 'A whole walk from the beginning, or an answer about its person, did not bring it. It speaks on: absence is not evidence.';
-COMMENT ON COLUMN participants.replaced IS 'Missing, and a row that came later stands in its place: one of the same person in the same event, or one of somebody else with its badge or recording. It speaks for nobody.';
+COMMENT ON COLUMN participants.replaced IS 'It speaks for nobody: missing, and a row that came later stands in its place (one of the same person in the same event, or one of somebody else with its badge or recording), or enough complete censuses did not bring it.';
+COMMENT ON COLUMN participants.found_at IS 'A search brought it new or changed, and no window has brought it since: when, on NameCoach''s clock.';
+COMMENT ON COLUMN participants.absences IS 'In how many complete censuses, one after the other, an answer about its person did not show it.';
+COMMENT ON COLUMN participants.asked_run IS 'The last census that asked about its person.';
 
 CREATE TABLE plan_steps (
     bridge text NOT NULL,
@@ -212,10 +245,12 @@ CREATE TABLE plan_steps (
     action text NOT NULL,
     wanted jsonb,
     digest bytea,
+    version bigint DEFAULT 0 NOT NULL,
     PRIMARY KEY (bridge, run, user_id),
     FOREIGN KEY (bridge, run) REFERENCES runs(bridge, run) ON DELETE CASCADE
 );
 COMMENT ON TABLE plan_steps IS 'What a plan would do, and clears that the guard has staged.';
+COMMENT ON COLUMN plan_steps.version IS 'The wanted_version that was planned or staged: what was wanted since is another thing.';
 
 CREATE TABLE runs (
     bridge text NOT NULL,
@@ -228,11 +263,36 @@ CREATE TABLE runs (
     ended_at timestamp with time zone,
     counts jsonb,
     error text,
+    phase text DEFAULT ''::text NOT NULL,
+    place jsonb,
+    progress jsonb,
+    priority smallint DEFAULT 4 NOT NULL,
+    hosted uuid,
+    requests_namecoach bigint DEFAULT 0 NOT NULL,
+    requests_bln bigint DEFAULT 0 NOT NULL,
+    approved_at timestamp with time zone,
+    approved_reason text,
     PRIMARY KEY (bridge, run),
     FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
 );
 CREATE INDEX runs_recent ON runs USING btree (bridge, kind, started_at DESC);
-COMMENT ON TABLE runs IS 'Every collect, sweep, census, backfill, plan or revert with its counts. Status running without a live owner: interrupted.';
+CREATE INDEX runs_running ON runs USING btree (bridge) WHERE (status = 'running'::text);
+COMMENT ON TABLE runs IS 'Every collect, sweep, census, backfill, plan or revert with its counts.';
+COMMENT ON COLUMN runs.phase IS 'What of a running run is to be done next; a job says that somebody shall do it.';
+COMMENT ON COLUMN runs.place IS 'How far the phase is.';
+COMMENT ON COLUMN runs.progress IS 'How far the phase is, for people.';
+COMMENT ON COLUMN runs.priority IS '1 on demand, 2 collect, 3 sweep and census, 4 backfill and plan.';
+COMMENT ON COLUMN runs.hosted IS 'The process of the one-shot command that started it and waits for it; null: the daemon''s.';
+
+CREATE TABLE schedules (
+    bridge text NOT NULL,
+    kind text NOT NULL,
+    expression text NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    PRIMARY KEY (bridge, kind),
+    FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
+);
+COMMENT ON TABLE schedules IS 'When the next run of each kind is due. Whoever moves due_at on starts the run, in the same transaction.';
 
 CREATE UNLOGGED TABLE staged_participants (
     bridge text NOT NULL,

@@ -7,9 +7,12 @@ import (
 	"embed"
 	"fmt"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver that goose speaks through
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivermigrate"
 )
 
 //go:embed *.sql
@@ -45,7 +48,11 @@ func List(ctx context.Context, url string) ([]Status, error) {
 	err := with(url, func(p *goose.Provider) error {
 		all, err := p.Status(ctx)
 		for _, m := range all {
-			out = append(out, Status{Version: m.Source.Version, Name: m.Source.Path, Applied: m.State == goose.StateApplied})
+			name := m.Source.Path
+			if m.Source.Type == goose.TypeGo {
+				name = queueName
+			}
+			out = append(out, Status{Version: m.Source.Version, Name: name, Applied: m.State == goose.StateApplied})
 		}
 		return err
 	})
@@ -63,7 +70,7 @@ func with(url string, do func(*goose.Provider) error) error {
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	p, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithSessionLocker(locker))
+	p, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithSessionLocker(locker), goose.WithGoMigrations(queue(url)))
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
@@ -71,4 +78,34 @@ func with(url string, do func(*goose.Provider) error) error {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	return nil
+}
+
+// The queue's own tables, as one of our migrations: they come under the same lock and with the same commands.
+const (
+	queueMigration = 3
+	queueName      = "00003_river"
+	queueVersion   = 8 // River's own number for the schema that our version of it needs
+)
+
+// queue brings River's tables. Its steps cannot share one transaction (one adds a value to an enumeration that the next
+// uses), so each commits by itself; River knows which it has made, and a crash between them is gone on from.
+func queue(url string) *goose.Migration {
+	migrate := func(direction rivermigrate.Direction, target int) func(context.Context, *sql.DB) error {
+		return func(ctx context.Context, _ *sql.DB) error {
+			pool, err := pgxpool.New(ctx, url)
+			if err != nil {
+				return err
+			}
+			defer pool.Close()
+			m, err := rivermigrate.New(riverpgxv5.New(pool), nil)
+			if err != nil {
+				return err
+			}
+			_, err = m.Migrate(ctx, direction, &rivermigrate.MigrateOpts{TargetVersion: target})
+			return err
+		}
+	}
+	return goose.NewGoMigration(queueMigration,
+		&goose.GoFunc{RunDB: migrate(rivermigrate.DirectionUp, queueVersion)},
+		&goose.GoFunc{RunDB: migrate(rivermigrate.DirectionDown, -1)})
 }

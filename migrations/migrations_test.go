@@ -2,6 +2,7 @@ package migrations_test
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -29,7 +30,7 @@ func describe(t *testing.T, url string) string {
 	defer func() { _ = c.Close(t.Context()) }()
 	rows, err := c.Query(t.Context(), `WITH tables AS (
 			SELECT oid, relname, relpersistence, reloptions FROM pg_class
-			WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname NOT LIKE 'goose\_%'),
+			WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname NOT LIKE 'goose\_%' AND relname NOT LIKE 'river\_%'),
 		columns AS (
 			SELECT attrelid, string_agg('    ' || quote_ident(attname) || ' ' || format_type(atttypid, atttypmod)
 				|| CASE attidentity WHEN 'a' THEN ' GENERATED ALWAYS AS IDENTITY' ELSE '' END
@@ -113,7 +114,7 @@ func TestDownTakesEverythingAwayAndUpBringsItBack(t *testing.T) {
 		t.Fatalf("%v, %v", all, err)
 	}
 	for i, m := range all {
-		if !m.Applied || m.Version != int64(i+1) || !strings.HasSuffix(m.Name, ".sql") {
+		if !m.Applied || m.Version != int64(i+1) || !strings.HasPrefix(m.Name, fmt.Sprintf("%05d_", m.Version)) {
 			t.Errorf("after up: %+v", m)
 		}
 	}
@@ -165,7 +166,7 @@ func TestEveryTableIsKeyedByItsBridgeAndCommented(t *testing.T) {
 	rows, err := c.Query(t.Context(), `SELECT relname, relpersistence = 'u' AS unlogged, coalesce(obj_description(c.oid, 'pg_class'), '') AS comment,
 			coalesce((SELECT attnotnull FROM pg_attribute WHERE attrelid = c.oid AND attname = 'bridge'), false) AS has_bridge,
 			coalesce((SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] WHERE indrelid = c.oid AND indisprimary), '') AS leads
-		FROM pg_class c WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname NOT LIKE 'goose\_%'`)
+		FROM pg_class c WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname NOT LIKE 'goose\_%' AND relname NOT LIKE 'river\_%'`)
 	if err != nil {
 		t.Fatal(err)
 	}
