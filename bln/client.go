@@ -14,6 +14,11 @@ import (
 	"namebridge/internal/httpapi"
 )
 
+// Endpoints are all values of an [httpapi.Observation]'s Endpoint.
+var Endpoints = []string{
+	"auth.login", "organizations.get", "user.acl", "users.list", "users.search", "users.query", "users.get", "users.update",
+}
+
 // Options configure a [Client].
 type Options struct {
 	BaseURL        string // https://bln-api.coursepark.com; https, or plain http to loopback
@@ -24,8 +29,11 @@ type Options struct {
 
 	PerSecond   float64 // upper bound of the request rate; required
 	Concurrency int     // requests in flight at most; 0 = 8
-	Observe     func(httpapi.Observation)
-	Transport   http.RoundTripper // nil: a fresh http.Transport
+	// Patience is how long a request waits for a BLN that asks for a pause; then it fails with an *httpapi.PausedError.
+	// 0 = as long as it takes. A write says itself until when it may leave.
+	Patience  time.Duration
+	Observe   func(httpapi.Observation)
+	Transport http.RoundTripper // nil: a fresh http.Transport
 }
 
 // Client reads and writes the members of one organization. It is safe for concurrent use.
@@ -36,8 +44,12 @@ type Options struct {
 type Client struct {
 	http *httpapi.Client
 	o    Options
-	now  func() time.Time
+	*session
+}
 
+// session is the sign-in of a client and of its views.
+type session struct {
+	now     func() time.Time
 	current atomic.Pointer[token] // nil before the first sign-in
 	turn    chan struct{}         // holds one element while somebody signs in
 
@@ -64,7 +76,7 @@ func New(o Options) (*Client, error) {
 		BaseURL: o.BaseURL,
 		// A tenth of a second's worth may leave at once: timers are too coarse to space high rates evenly.
 		PerSecond: o.PerSecond, Burst: max(1, int(o.PerSecond/10)), Concurrency: o.Concurrency,
-		Observe: o.Observe, Transport: o.Transport,
+		Patience: o.Patience, Observe: o.Observe, Transport: o.Transport,
 	})
 	if err != nil {
 		problems = append(problems, err)
@@ -72,7 +84,7 @@ func New(o Options) (*Client, error) {
 	if err := errors.Join(problems...); err != nil {
 		return nil, fmt.Errorf("bln client: %w", err)
 	}
-	c := &Client{http: h, o: o, now: time.Now, turn: make(chan struct{}, 1)}
+	c := &Client{http: h, o: o, session: &session{now: time.Now, turn: make(chan struct{}, 1)}}
 	if o.AccessToken != "" {
 		c.current.Store(&token{value: o.AccessToken, claims: readClaims(o.AccessToken)})
 	}
@@ -84,6 +96,21 @@ func (c *Client) Clock() (time.Duration, bool) { return c.http.Clock() }
 
 // SetShare makes the client use one n-th of its request rate, where n clients share the budget of one account.
 func (c *Client) SetShare(n int) { c.http.SetShare(n) }
+
+// Join is SetShare for a client that begins while others use the account, or used it a moment ago: it has nothing saved up.
+func (c *Client) Join(n int) { c.http.Join(n) }
+
+// Observed is a view of c, with the same pace and sign-in, whose requests are told to observe, too: also a sign-in that
+// happens to be made for one of them.
+func (c *Client) Observed(observe func(httpapi.Observation)) *Client {
+	return &Client{http: c.http.Observed(observe), o: c.o, session: c.session}
+}
+
+// Urgent is a view of c, with the same pace and sign-in, whose requests leave before all that are not urgent (writes and
+// sign-ins always are). It is for the few that somebody waits for.
+func (c *Client) Urgent() *Client {
+	return &Client{http: c.http.Urgent(), o: c.o, session: c.session}
+}
 
 // unusable is the error of a request whose answer came and cannot be used.
 func unusable(r httpapi.Request, err error) *httpapi.Error {

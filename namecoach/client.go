@@ -29,13 +29,22 @@ const (
 	concurrency = 4
 )
 
+// Endpoints are all values of an [httpapi.Observation]'s Endpoint.
+var Endpoints = []string{
+	"participants.list", "participants.search", "participants.latest",
+	"participants.create", "participants.update", "participants.delete", "recordings.delete", "moodle.synchronize",
+}
+
 // Options configure a [Client].
 type Options struct {
 	BaseURL              string `json:"-"` // "" = DefaultBaseURL; may hold a secret by mistake
 	Token                string `json:"-"` // the account's access token
 	RequestsPer15Minutes int    // upper bound; 0 = DefaultRequestsPer15Minutes
-	Observe              func(httpapi.Observation)
-	Transport            http.RoundTripper // nil: a fresh http.Transport
+	// Patience is how long a request waits for a NameCoach that asks for a pause or has little of the budget left; then
+	// it fails with an *httpapi.PausedError. 0 = as long as it takes.
+	Patience  time.Duration
+	Observe   func(httpapi.Observation)
+	Transport http.RoundTripper // nil: a fresh http.Transport
 }
 
 // Format keeps the token out of whatever prints the options.
@@ -77,6 +86,7 @@ func New(o Options) (*Client, error) {
 		Burst:          o.RequestsPer15Minutes / 2,
 		Concurrency:    concurrency,
 		AttemptTimeout: attemptTimeout,
+		Patience:       o.Patience,
 		Observe:        o.Observe,
 		Transport:      o.Transport,
 	})
@@ -97,6 +107,21 @@ func (c *Client) Clock() (offset time.Duration, known bool) { return c.http.Cloc
 
 // SetShare makes the client use one n-th of its budget, where n clients share the token.
 func (c *Client) SetShare(n int) { c.http.SetShare(n) }
+
+// Join is SetShare for a client that begins while others use the token, or used it in the last 15 minutes: it has nothing
+// saved up, so restarts do not add up to more than the budget.
+func (c *Client) Join(n int) { c.http.Join(n) }
+
+// Observed is a view of c, with the same budget, whose requests are told to observe, too.
+func (c *Client) Observed(observe func(httpapi.Observation)) *Client {
+	return &Client{http: c.http.Observed(observe), header: c.header}
+}
+
+// Urgent is a view of c, with the same budget, whose requests leave before all that are not urgent. It is for the few that
+// somebody waits for.
+func (c *Client) Urgent() *Client {
+	return &Client{http: c.http.Urgent(), header: c.header}
+}
 
 // Filter says which rows are asked for. The zero value asks for all, in pages of NameCoach's own size (10).
 type Filter struct {

@@ -42,6 +42,7 @@ type Options struct {
 	AttemptTimeout time.Duration     // until the headers are in, and the longest silence while a body is read; 0 = 30 s
 	Attempts       int               // how often a repeatable request is sent, 429 not counted; 0 = 5
 	MaxAnswer      int64             // bytes of one answer after decompression; 0 = 16 MiB
+	Patience       time.Duration     // longest wait for a server that wants none for a while, see PausedError; 0 = as long as it takes
 	Observe        func(Observation) // called once for each attempt, from the goroutine that asked; may be nil
 	Transport      http.RoundTripper // nil: a fresh http.Transport
 }
@@ -51,18 +52,21 @@ type Observation struct {
 	API, Endpoint, Method string
 	Code                  int           // status of the answer; 0: none came
 	Duration              time.Duration // until the headers were in or the attempt failed
-	Throttled             time.Duration // waited for the pace before it was sent
+	Throttled             time.Duration // held up by the pace before it was sent, in line behind others too
 	Remaining             float64       // requests left in the server's period, by its headers; -1 unknown
 }
 
 // Client sends requests to one API on one host: paced, repeated where that is
 // safe, size-capped, redacted. It is safe for concurrent use.
+//
+// Observed and Urgent return views of it, which share its pace, its places in
+// flight and its clock: whatever is said to one of them is said to all.
 type Client struct {
-	o     Options
-	base  *url.URL
-	pace  *pacer
-	slots chan struct{} // one element for each request in flight
-	clock atomic.Pointer[time.Duration]
+	o      Options
+	base   *url.URL
+	line   *line
+	clock  *atomic.Pointer[time.Duration]
+	urgent bool
 }
 
 // New checks the options and returns a client. It sends nothing. Its errors
@@ -75,7 +79,7 @@ func New(o Options) (*Client, error) {
 	if !(o.PerSecond > 0) || math.IsInf(o.PerSecond, 1) {
 		return nil, fmt.Errorf("%s: requests per second must be more than 0, and finite", o.API)
 	}
-	if o.Burst < 0 || o.Concurrency < 0 || o.AttemptTimeout < 0 || o.Attempts < 0 || o.MaxAnswer < 0 {
+	if o.Burst < 0 || o.Concurrency < 0 || o.AttemptTimeout < 0 || o.Attempts < 0 || o.MaxAnswer < 0 || o.Patience < 0 {
 		return nil, fmt.Errorf("%s: a limit is negative", o.API)
 	}
 	o.Burst = max(o.Burst, 1)
@@ -89,12 +93,7 @@ func New(o Options) (*Client, error) {
 	if o.Transport == nil {
 		o.Transport = newTransport(o)
 	}
-	return &Client{
-		o:     o,
-		base:  base,
-		pace:  newPacer(o.PerSecond, o.Burst),
-		slots: make(chan struct{}, o.Concurrency),
-	}, nil
+	return &Client{o: o, base: base, line: newLine(o), clock: new(atomic.Pointer[time.Duration])}, nil
 }
 
 func orDefault[T int | int64 | time.Duration](v, def T) T {
@@ -199,13 +198,45 @@ func (c *Client) Clock() (offset time.Duration, known bool) {
 	return 0, false
 }
 
+// Observed is a view of c whose attempts are told to observe, too, after whoever is told of c's.
+func (c *Client) Observed(observe func(Observation)) *Client {
+	view := *c
+	view.o.Observe = func(seen Observation) {
+		c.o.Observe(seen)
+		observe(seen)
+	}
+	return &view
+}
+
+// Urgent is a view of c whose requests leave before all that are not urgent, as requests with a NotAfter do. Nothing keeps
+// many of them from holding up the others for ever: it is for the few that somebody waits for.
+func (c *Client) Urgent() *Client {
+	view := *c
+	view.urgent = true
+	return &view
+}
+
 // Interval is the time between two requests at the present pace, pauses left out.
-func (c *Client) Interval() time.Duration { return c.pace.interval(time.Now()) }
+func (c *Client) Interval() time.Duration {
+	var interval time.Duration
+	c.line.change(func(now time.Time) { interval = c.line.pace.interval(now) })
+	return interval
+}
 
 // SetShare makes the client use one n-th of Options.PerSecond and Burst from now
 // on, where n clients share the budget of one account. n below 1 counts as 1.
 func (c *Client) SetShare(n int) {
-	c.pace.share(max(n, 1))
+	c.line.change(func(now time.Time) { c.line.pace.share(n, now) })
+}
+
+// Join is SetShare for a client that begins while others use the budget, or used it within the period that the server
+// counts by (also one that was silent for so long that the others took its share): nothing is saved up for it, so that no
+// number of restarts makes more of the budget than there is. Its first request waits for one Interval.
+func (c *Client) Join(n int) {
+	c.line.change(func(now time.Time) {
+		c.line.pace.share(n, now)
+		c.line.pace.empty(now)
+	})
 }
 
 // repeat sends r until take accepts an answer or repeating is no use.
@@ -235,11 +266,14 @@ func (c *Client) repeat(ctx context.Context, r Request, take func(*Response) err
 			if busy++; busy == busyInRow || !r.NotAfter.IsZero() {
 				return nil, fail
 			}
-			continue // the pacer makes this request wait, and every other
+			continue // the line makes this request wait, and every other
 		}
 		busy = 0
 		if failures++; failures >= c.o.Attempts || !fail.again(r.Repeat) {
 			return nil, fail
+		}
+		if p := c.o.Patience; p > 0 && fail.RetryAfter > p && r.NotAfter.IsZero() {
+			return nil, c.failed(r, &PausedError{Until: time.Now().Add(fail.RetryAfter)})
 		}
 		wait := time.NewTimer(max(delays.NextBackOff(), fail.RetryAfter))
 		select {
@@ -282,18 +316,12 @@ func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response,
 		queue, cancel = context.WithDeadlineCause(ctx, r.NotAfter, ErrLate)
 		defer cancel()
 	}
-	select {
-	case c.slots <- struct{}{}:
-	case <-queue.Done():
-		return nil, c.failed(r, late(queue))
+	dated := !r.NotAfter.IsZero()
+	throttled, err := c.line.enter(queue, dated || c.urgent, dated)
+	if err != nil {
+		return nil, c.failed(r, err)
 	}
-	leave := sync.OnceFunc(func() { <-c.slots })
-
-	asked := time.Now()
-	if err := c.pace.wait(queue, !r.NotAfter.IsZero()); err != nil {
-		leave()
-		return nil, c.failed(r, late(queue))
-	}
+	leave := sync.OnceFunc(c.line.leave)
 	sent := time.Now()
 
 	attempt, cancel := context.WithCancelCause(ctx)
@@ -325,7 +353,7 @@ func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response,
 	now := time.Now()
 	seen := Observation{
 		API: c.o.API, Endpoint: r.Endpoint, Method: r.Method,
-		Duration: now.Sub(sent), Throttled: sent.Sub(asked), Remaining: -1,
+		Duration: now.Sub(sent), Throttled: throttled, Remaining: -1,
 	}
 	if err != nil {
 		fail := c.failed(r, cause(attempt, err))
@@ -345,7 +373,7 @@ func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response,
 	if wait == 0 && res.StatusCode == http.StatusTooManyRequests {
 		wait = max(b.reset, 0)
 	}
-	c.pace.answered(sent, now, res.StatusCode, b, wait)
+	c.line.change(func(time.Time) { c.line.pace.answered(sent, now, res.StatusCode, b, wait) })
 	seen.Code = res.StatusCode
 	seen.Remaining = b.remaining
 	c.o.Observe(seen)

@@ -13,8 +13,9 @@
 // # Limits
 //
 // Requests leave one at a time, never faster than Options.PerSecond, in the
-// order in which they asked. Three things slow the whole client, not just the
-// request that met them:
+// order in which they asked; those of [Client.Urgent] and those with a
+// [Request].NotAfter go before the others. Three things slow the whole client,
+// not just the request that met them:
 //
 //   - a 429 halves the pace, which then grows back evenly within a minute
 //     (additive increase, multiplicative decrease), and nobody sends before the
@@ -24,6 +25,14 @@
 //     before they are used up: once a fifth is left, the rest is spread
 //     over what is left of the period;
 //   - a 503 with Retry-After pauses everybody, too.
+//
+// Whoever has no time to wait for the end of that sets Options.Patience, and is
+// told at once when to come again ([PausedError]).
+//
+// Processes that use one account divide its budget: each has its share
+// ([Client.SetShare]), and one that starts while others use the budget begins
+// with nothing saved up ([Client.Join]). All shares together never save up more than
+// Options.Burst (one each at least), and earn Options.PerSecond.
 //
 // A 429 means "not carried out", so any method is sent again after it. A 5xx,
 // a reset or a timeout leaves the outcome unknown: such a request is sent again

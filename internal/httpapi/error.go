@@ -37,8 +37,8 @@ type Error struct {
 	Message string
 	// RetryAfter is how long the server asked us to wait, 15 minutes at most; 0 where it did not.
 	RetryAfter time.Duration
-	// Err is the cause where there was no answer; never a *url.Error. Context errors, ErrTooLarge,
-	// io.ErrUnexpectedEOF and a syscall.Errno are found in it by errors.Is.
+	// Err is the cause where there was no answer; never a *url.Error. Context errors, ErrTooLarge, ErrLate,
+	// io.ErrUnexpectedEOF and a syscall.Errno are found in it by errors.Is, a *PausedError by errors.As.
 	Err error
 	// Unknown tells that the request may have been carried out: it was sent and no usable answer came
 	// (timeout, reset, 5xx).
@@ -71,6 +71,17 @@ func (e *Error) Unwrap() error { return e.Err }
 // ErrLate is the cause where a request could not leave by its NotAfter.
 var ErrLate = errors.New("it could not leave in time")
 
+// PausedError is the cause where the server lets nobody's requests leave (a 429, Retry-After, a used-up budget), or so few,
+// that this one would have to wait for longer than Options.Patience. It was not carried out, or may safely be sent again.
+// Waiting for one's turn at the pace of Options is no such thing. Requests with a NotAfter never fail with it.
+type PausedError struct {
+	Until time.Time // when to try again; others may be first then
+}
+
+func (e *PausedError) Error() string {
+	return "paused by the server until " + e.Until.UTC().Format(time.RFC3339)
+}
+
 var (
 	errCertificate = errors.New("the server's certificate is not accepted")
 	errRequest     = errors.New("the request cannot be built")
@@ -78,6 +89,9 @@ var (
 
 // again tells whether sending the request once more is safe and may help.
 func (e *Error) again(repeat bool) bool {
+	if _, paused := errors.AsType[*PausedError](e.Err); paused {
+		return false
+	}
 	switch {
 	case errors.Is(e.Err, ErrTooLarge), errors.Is(e.Err, errCertificate), errors.Is(e.Err, errRequest), errors.Is(e.Err, ErrLate):
 		return false

@@ -1,10 +1,8 @@
 package httpapi
 
 import (
-	"context"
 	"math/rand/v2"
 	"net/http"
-	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -26,79 +24,34 @@ const (
 )
 
 // pacer decides when the next request of a client may leave: additive
-// increase, multiplicative decrease on top of a token bucket.
-//
-// Requests queue for turn and only the one that holds it asks the bucket, so
-// nobody has reserved a departure when the pace drops: a 429 slows every
-// neighbour at once.
+// increase, multiplicative decrease on top of a token bucket. It is the line's, whose mutex guards it.
 type pacer struct {
-	turn chan struct{}
-	line chan struct{} // who is in no hurry queues here first: one of them at most is before somebody who is
-
-	mu        sync.Mutex
 	bucket    *rate.Limiter
 	full      rate.Limit // upper bound, and burst, of all shares together
 	burst     int
 	shares    int
-	pace      rate.Limit // as of since
+	part      float64 // of our share of the upper bound, as of since: the pace
 	since     time.Time
 	cut       time.Time // when the pace was last halved
 	row       int       // 429s in a row that halved it
 	pause     time.Time // nobody leaves before
 	spread    rate.Limit
-	spreadEnd time.Time // until then the pace is spread at most
+	spreadEnd time.Time // until then the pace of all shares together is spread at most
 }
 
 func newPacer(perSecond float64, burst int) *pacer {
 	full := rate.Limit(perSecond)
 	return &pacer{
-		turn:   make(chan struct{}, 1),
-		line:   make(chan struct{}, 1),
 		bucket: rate.NewLimiter(full, burst),
 		full:   full,
 		burst:  burst,
 		shares: 1,
-		pace:   full,
-	}
-}
-
-// wait returns when a request may leave, or with ctx's error.
-func (p *pacer) wait(ctx context.Context, hurry bool) error {
-	if !hurry {
-		select {
-		case p.line <- struct{}{}:
-			defer func() { <-p.line }()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	select {
-	case p.turn <- struct{}{}:
-		defer func() { <-p.turn }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	for {
-		if err := ctx.Err(); err != nil { // before a departure is taken, which would be lost
-			return err
-		}
-		delay := p.take(time.Now())
-		if delay <= 0 {
-			return nil
-		}
-		timer := time.NewTimer(delay)
-		select {
-		case <-timer.C: // look again: the pace may have changed meanwhile
-		case <-ctx.Done():
-			timer.Stop()
-		}
+		part:   1,
 	}
 }
 
 // take takes one departure from the bucket and returns 0, or returns when to ask again.
 func (p *pacer) take(now time.Time) time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if delay := p.pause.Sub(now); delay > 0 {
 		return delay
 	}
@@ -117,20 +70,21 @@ func (p *pacer) take(now time.Time) time.Duration {
 // top is our share of the upper bound.
 func (p *pacer) top() rate.Limit { return p.full / rate.Limit(p.shares) }
 
+// slowed tells that the server lets us go slower than our share of the upper bound.
+func (p *pacer) slowed() bool { return p.bucket.Limit() < p.top() }
+
 // adjust grows the pace by the time that passed and tells the bucket.
 func (p *pacer) adjust(now time.Time) {
-	top := p.top()
 	if passed := now.Sub(p.since); passed > 0 {
-		p.pace += top * rate.Limit(passed.Seconds()/recovery.Seconds())
+		p.part = min(p.part+passed.Seconds()/recovery.Seconds(), 1)
 		p.since = now
 	}
-	p.pace = min(p.pace, top)
-	limit, burst := p.pace, max(p.burst/p.shares, 1)
-	if p.pace < top {
+	limit, burst := p.top()*rate.Limit(p.part), max(p.burst/p.shares, 1)
+	if p.part < 1 {
 		burst = 1 // what the bucket has saved up would leave at the old pace
 	}
-	if now.Before(p.spreadEnd) && p.spread < limit {
-		limit, burst = p.spread, 1
+	if spread := p.spread / rate.Limit(p.shares); now.Before(p.spreadEnd) && spread < limit {
+		limit, burst = spread, 1
 	}
 	p.bucket.SetLimitAt(now, limit)
 	p.bucket.SetBurstAt(now, burst)
@@ -139,8 +93,6 @@ func (p *pacer) adjust(now time.Time) {
 // answered learns from an answer to a request that left at sent. told is how long
 // it asks us to wait, 0 where it does not say.
 func (p *pacer) answered(sent, now time.Time, status int, b budget, told time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.obey(now, b)
 	switch status {
 	case http.StatusTooManyRequests:
@@ -179,7 +131,7 @@ func (p *pacer) slow(sent, now time.Time, told time.Duration) {
 			told += time.Duration(rand.Int64N(int64(told) / 2))
 		}
 		p.adjust(now)
-		p.pace = max(p.pace/2, p.top()*slowest)
+		p.part = max(p.part/2, slowest)
 		p.cut = now
 		p.row++
 	}
@@ -196,14 +148,18 @@ func (p *pacer) rest(until time.Time) {
 
 // interval is the time between two departures.
 func (p *pacer) interval(now time.Time) time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.adjust(now)
 	return time.Duration(float64(time.Second) / float64(p.bucket.Limit()))
 }
 
-func (p *pacer) share(n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.shares = n
+// share makes the pace one n-th of the upper bound. What the time until now has earned was earned by the former share.
+func (p *pacer) share(n int, now time.Time) {
+	p.adjust(now)
+	p.shares = max(n, 1)
+	p.adjust(now)
+}
+
+// empty takes what the bucket has saved up.
+func (p *pacer) empty(now time.Time) {
+	p.bucket.AllowN(now, int(p.bucket.TokensAt(now)))
 }
