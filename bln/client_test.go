@@ -162,6 +162,9 @@ func TestSignInSendsUserNamePasswordAndTheOrganizationNumberOnceAndNothingElse(t
 	if id, ok := c.UserID(); ok {
 		t.Errorf("an opaque token tells the user %d", id)
 	}
+	if end, ok := c.TokenExpires(); ok {
+		t.Errorf("an opaque token tells its end: %v", end)
+	}
 }
 
 func TestAFixedTokenIsUsedAsItIs(t *testing.T) {
@@ -173,6 +176,9 @@ func TestAFixedTokenIsUsedAsItIs(t *testing.T) {
 	c := f.client(t, fixedToken(token))
 	if id, ok := c.UserID(); !ok || id != 107 {
 		t.Errorf("UserID = %d, %v", id, ok)
+	}
+	if end, ok := c.TokenExpires(); !ok || !end.Equal(time.UnixMilli(1433876173548)) {
+		t.Errorf("TokenExpires = %v, %v", end, ok)
 	}
 	if err := c.SignIn(t.Context()); err != nil {
 		t.Error(err)

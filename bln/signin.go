@@ -77,6 +77,16 @@ func (c *Client) UserID() (int64, bool) {
 	return t.claims.userID, true
 }
 
+// TokenExpires is when the present token ends, on BLN's clock, as far as it tells: it need not be readable (BLN 93). One that was signed in for
+// is renewed before.
+func (c *Client) TokenExpires() (time.Time, bool) {
+	t := c.current.Load()
+	if t == nil || t.claims.expires.IsZero() {
+		return time.Time{}, false
+	}
+	return t.claims.expires, true
+}
+
 // fetch sends a request with a token. A 401 means that it was not carried out: sign in once more, send it once more.
 func (c *Client) fetch(ctx context.Context, r httpapi.Request) (*httpapi.Response, []byte, error) {
 	var refused *token
@@ -172,7 +182,7 @@ func (c *Client) login(ctx context.Context) (*token, error) {
 		Repeat:    true, // a second token does no harm
 		MaxAnswer: 64 << 10,
 	}
-	_, text, err := c.http.Urgent().Fetch(ctx, r) // everybody waits for it
+	_, text, err := c.http.Fetch(ctx, r)
 	if answer, ok := errors.AsType[*httpapi.Error](err); ok {
 		if isRefusal(answer) {
 			return nil, c.hold(&SignInError{Reason: CredentialsRefused, Err: answer})

@@ -191,6 +191,27 @@ Every variable: namebridge config --help`
 	}
 }
 
+// A wrong token must not be sent anywhere, nor a right one to where a default would lead.
+func TestWhatIsWrongIsLeftOutOfAnExamination(t *testing.T) {
+	t.Parallel()
+	c, problems := Examine(envconfig.MapLookuper(with(env{
+		"BRIDGES": "acme,Initech", "NAMECOACH_TOKEN": "two words", "NAMECOACH_URL": "http://nc.acme.example", "BLN_CONCURRENCY": "0", "DATABASE_URL": "embedded",
+	})))
+	if problems == nil || len(problems.List) != 4 {
+		t.Fatalf("problems: %v", problems)
+	}
+	if c.DatabaseURL.Reveal() != Embedded || len(c.Bridges) != 1 {
+		t.Fatalf("got %+v", c)
+	}
+	b := c.Bridges[0]
+	if b.Name != "acme" || b.NameCoachURL != "" || !b.NameCoachToken.Empty() || b.BLNConcurrency != 0 || b.BLNPassword.Empty() || b.BLNOrganizationID != 7 {
+		t.Errorf("got %+v", b)
+	}
+	if c, problems := Examine(envconfig.MapLookuper(least())); problems != nil || c.Bridges[0].NameCoachToken.Empty() {
+		t.Errorf("of what is right: %+v, %v", c, problems)
+	}
+}
+
 func TestAnEmptyEnvironmentNamesWhatIsRequired(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {

@@ -23,6 +23,16 @@ const fileSuffix = "_FILE"
 // Load reads the configuration from lookuper, and from the files that its …_FILE variables name. A variable that is set to nothing, or to
 // white space, counts as not set. Every error is a *Problems.
 func Load(lookuper envconfig.Lookuper, needs ...Need) (*Config, error) {
+	c, problems := Examine(lookuper, needs...)
+	if problems != nil {
+		return nil, problems
+	}
+	return c, nil
+}
+
+// Examine is Load for those who look at a wrong configuration: beside what is wrong (nil: nothing) it gives all that could be read. What is
+// wrong or missing has its zero value there, never its default; bridges whose name is wrong are left out.
+func Examine(lookuper envconfig.Lookuper, needs ...Need) (*Config, *Problems) {
 	l := loader{lookuper: lookuper, config: new(Config), needs: needs}
 	names, several := l.bridges()
 	l.config.Bridges = make([]Bridge, len(names))
@@ -50,7 +60,7 @@ func Load(lookuper envconfig.Lookuper, needs ...Need) (*Config, error) {
 	}
 	l.oneWriter(found)
 	if len(l.problems) > 0 {
-		return nil, l.inOrder()
+		return l.config, l.inOrder()
 	}
 	return l.config, nil
 }
