@@ -182,7 +182,7 @@ func (c *Client) login(ctx context.Context) (*token, error) {
 		Repeat:    true, // a second token does no harm
 		MaxAnswer: 64 << 10,
 	}
-	_, text, err := c.http.Fetch(ctx, r)
+	_, text, err := c.http.Urgent().Fetch(ctx, r) // everybody waits for it
 	if answer, ok := errors.AsType[*httpapi.Error](err); ok {
 		if isRefusal(answer) {
 			return nil, c.hold(&SignInError{Reason: CredentialsRefused, Err: answer})
