@@ -348,7 +348,7 @@ func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response,
 		return nil, c.failed(r, err)
 	}
 	// RoundTrip, not http.Client: no redirect is followed, no *url.Error with its URL is made.
-	res, err := c.o.Transport.RoundTrip(req) //nolint:bodyclose // guarded closes it, here or for the caller
+	res, err := c.o.Transport.RoundTrip(req) // guarded closes it, here or for the caller
 	stall.Stop()
 	now := time.Now()
 	seen := Observation{

@@ -152,9 +152,8 @@ func (p *pacer) interval(now time.Time) time.Duration {
 	return time.Duration(float64(time.Second) / float64(p.bucket.Limit()))
 }
 
-// share makes the pace one n-th of the upper bound. What the time until now has earned was earned by the former share.
+// share makes the pace one n-th of the upper bound. Up to now the former share has earned.
 func (p *pacer) share(n int, now time.Time) {
-	p.adjust(now)
 	p.shares = max(n, 1)
 	p.adjust(now)
 }
