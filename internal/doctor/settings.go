@@ -1,0 +1,133 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"namebridge/internal/config"
+)
+
+const (
+	// A guard that lets this many people, or this share, be cleared in one run without a question guards little: what shrinks suddenly is
+	// an incomplete source.
+	boldClears  = 500
+	boldPercent = 20
+	// usualBudget is what NameCoach is known to grant one token in 15 minutes.
+	usualBudget = 1000
+)
+
+// configuration reports what is wrong with the configuration, and what is right but risky.
+func (e *examination) configuration() {
+	if e.Problems != nil {
+		for _, p := range e.Problems.List {
+			e.found(Problem, "", Configuration, p.Variable+" "+p.Text, "mend "+p.Variable+"; every variable: namebridge config --help")
+		}
+	}
+	risky := 0
+	for _, b := range e.Config.Bridges {
+		if e.Bridge != "" && b.Name != e.Bridge {
+			continue
+		}
+		for _, r := range risks(b) {
+			risky++
+			e.found(Warning, b.Name, Configuration, r.text, r.cure)
+		}
+	}
+	if e.Problems == nil && risky == 0 {
+		e.ok("", Configuration, "%s, nothing missing, nothing risky", count(int64(len(e.Config.Bridges)), "bridge"))
+	}
+}
+
+type risk struct{ text, cure string }
+
+// risks are settings that are legal, and that people were seen to regret.
+func risks(b config.Bridge) []risk {
+	var all []risk
+	if slices.Contains(b.MatchBy, "otherEmail") {
+		all = append(all, risk{
+			"MATCH_BY has otherEmail: users edit personalEmail and workEmail themselves, so whoever enters another's address claims the other's recording",
+			"take otherEmail out of MATCH_BY, unless you trust every user of the organization",
+		})
+	}
+	if wider := widened(b.LinkHosts); len(wider) > 0 {
+		all = append(all, risk{
+			"LINK_HOSTS lets links lead to " + strings.Join(wider, ", ") + ", beyond NameCoach's own hosts",
+			"keep only hosts that NameCoach or you own: a link on a person's record is followed by others",
+		})
+	}
+	if b.GuardMaxClears > boldClears || b.GuardMaxClearPercent > boldPercent {
+		all = append(all, risk{
+			fmt.Sprintf("the guard lets one run clear up to %d people or %g %% of the linked users, whichever is more, without asking anybody",
+				b.GuardMaxClears, b.GuardMaxClearPercent),
+			fmt.Sprintf("set GUARD_MAX_CLEARS to %d and GUARD_MAX_CLEAR_PERCENT to %d at most; more than that can be approved when it happens", boldClears, boldPercent),
+		})
+	}
+	if b.CensusConfirmations == 1 {
+		all = append(all, risk{
+			"CENSUS_CONFIRMATIONS is 1: a single answer of NameCoach that leaves a person out clears the badge",
+			"set CENSUS_CONFIRMATIONS to 2 or more",
+		})
+	}
+	if b.NameCoachRequestsPer15Minutes > usualBudget {
+		all = append(all, risk{
+			fmt.Sprintf("NAMECOACH_REQUESTS_PER_15_MINUTES is %d, and NameCoach is known to lock a token out above about %d", b.NameCoachRequestsPer15Minutes, usualBudget),
+			fmt.Sprintf("set it to %d, unless NameCoach has granted you more", usualBudget),
+		})
+	}
+	return all
+}
+
+// widened are the hosts that the default does not have.
+func widened(hosts []string) []string {
+	i := slices.IndexFunc(config.Variables, func(v config.Variable) bool { return v.Name == "LINK_HOSTS" })
+	usual := strings.Split(config.Variables[i].Default, ",")
+	var wider []string
+	for _, h := range hosts {
+		// A host below name-coach.com is covered by the default's *.name-coach.com.
+		covered := slices.ContainsFunc(usual, func(u string) bool {
+			return h == u || strings.HasPrefix(u, "*") && strings.HasSuffix(h, u[1:])
+		})
+		if !covered {
+			wider = append(wider, h)
+		}
+	}
+	return wider
+}
+
+// semantics compares BLN_PUT_SEMANTICS with what the last probe has shown.
+func (e *examination) semantics(ctx context.Context, b config.Bridge) {
+	if b.BLNPutSemantics != merge {
+		return
+	}
+	const cure = "prove it: namebridge doctor --probe-write USER_ID; until then set BLN_PUT_SEMANTICS=replace, which is safe on any server"
+	shown := ""
+	if e.tables {
+		err := e.db.QueryRow(ctx, `SELECT counts->>'semantics' FROM runs WHERE bridge = $1 AND kind = 'probe' AND status = 'done'
+			ORDER BY started_at DESC LIMIT 1`, b.Name).Scan(&shown)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			e.found(Warning, b.Name, Configuration, "BLN_PUT_SEMANTICS is merge, and whether a probe has shown that this server merges cannot be read ("+trouble(err)+")", cure)
+			return
+		}
+	}
+	switch shown {
+	case merge:
+		e.ok(b.Name, Configuration, "BLN_PUT_SEMANTICS is merge, and the last probe has shown that this server merges")
+	case replace:
+		e.found(Problem, b.Name, Configuration, "BLN_PUT_SEMANTICS is merge, but the last probe has shown that this server replaces: "+
+			"a write would drop every other key of a person", "set BLN_PUT_SEMANTICS=replace now")
+	default:
+		e.found(Warning, b.Name, Configuration, "BLN_PUT_SEMANTICS is merge, and no probe is known that has shown that this server merges. "+
+			"On one that replaces, the first write drops every other key of a person, is put back, and halts the bridge", cure)
+	}
+}
+
+// What BLN_PUT_SEMANTICS and a probe can say.
+const (
+	merge   = "merge"
+	replace = "replace"
+)
