@@ -293,6 +293,25 @@ func TestNothingButReadingIsAllowed(t *testing.T) {
 	}
 }
 
+func TestNothingIsSaidOfTheServerAsAWhole(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "OPTIONS * HTTP/1.1\r\nHost: namebridge\r\n\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode < 400 {
+		t.Errorf("OPTIONS *: %d", res.StatusCode)
+	}
+}
+
 func TestNoAnswerIsKeptOrTakenForSomethingElse(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -442,11 +461,11 @@ func TestAServerMayStopBeforeItServesAndTwice(t *testing.T) {
 	}
 	s.stop(time.Minute)
 	s.stop(time.Minute)
-	if err := s.serve(); err != nil {
-		t.Error(err)
-	}
 	if listens(t, s.addr()) {
 		t.Error("a server that has stopped listens")
+	}
+	if err := s.serve(); err != nil {
+		t.Error(err)
 	}
 }
 
