@@ -1,0 +1,397 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"namebridge/state"
+	bridgesync "namebridge/sync"
+)
+
+// runKinds are what --kind may be.
+var runKinds = []string{"backfill", "plan", "collect", "sweep", "census", "revert"}
+
+func newRuns(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "runs",
+		Short: "Look at runs and what they have written",
+		Args:  knownCommand,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	c.AddCommand(newRunsList(a), newRunsShow(a))
+	return c
+}
+
+func newRunsList(a *app) *cobra.Command {
+	var kind string
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List runs, the newest first",
+		Long: `Lists what was run, when, how it ended, and how many people were written, cleared, held, and could not be written. It needs DATABASE_URL
+only (and BRIDGES, where there are several).`,
+		Example: "  namebridge runs list\n  namebridge runs list --kind sweep --limit 5\n  namebridge runs list --output json",
+		Args:    cobra.NoArgs,
+	}
+	output, bridge, limit := outputFlag(c), bridgeFlag(c), limitFlag(c, 20, "runs")
+	c.Flags().StringVar(&kind, "kind", "", "only runs of this kind: "+strings.Join(runKinds, ", "))
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx := cmd.Context()
+		if kind != "" && !slices.Contains(runKinds, kind) {
+			return usageError{fmt.Errorf("--kind %q is none of: %s\n\nHelp: %s --help", kind, strings.Join(runKinds, ", "), cmd.CommandPath())}
+		}
+		most, err := limit(*output)
+		if err != nil {
+			return err
+		}
+		s, err := a.openStored(ctx, *bridge)
+		if err != nil {
+			return err
+		}
+		defer s.stop()
+		runs := state.Runs(ctx, s.db, s.bridge, state.Kind(kind), most)
+		if *output == "json" {
+			head := struct {
+				Bridge string `json:"bridge"`
+			}{s.bridge}
+			return printJSON(a.stdout, head, "runs", runs, newRunStatus)
+		}
+		now := time.Now()
+		columns := []column{
+			{"id", 8, 0},
+			{"kind", 8, 0},
+			{"status", 11, 0},
+			{"started", 19, 0},
+			{"took", 9, 0},
+			{"written", 7, 0},
+			{"cleared", 7, 0},
+			{"held", 6, 0},
+			{"failed", 6, 0},
+			{"error", 0, 60},
+		}
+		shown, err := printTable(a.stdout, columns, runs, func(r state.Run) []string {
+			line := []string{shortID(r), string(r.Kind), newRunStatus(r).Status, r.StartedAt.Local().Format(time.DateTime), took(r, now), "", "", "", "", firstLine(r.Error)}
+			if c, ok := countsOf(r); ok {
+				line[5], line[6], line[7], line[8] = thousands(c.Written), thousands(c.Cleared), thousands(c.Held.Sum()), thousands(c.Failed)
+			}
+			return line
+		})
+		switch {
+		case err != nil:
+			return err
+		case shown == 0:
+			_, err = fmt.Fprintln(a.stdout, "Nothing was run yet. See what would happen: namebridge plan"+s.flag)
+		case shown == most:
+			_, err = fmt.Fprintf(a.stdout, "the newest %d: --limit 0 for all. One of them: namebridge runs show ID%s\n", most, s.flag)
+		default:
+			_, err = fmt.Fprintf(a.stdout, "One of them: namebridge runs show ID%s\n", s.flag)
+		}
+		return err
+	}
+	return c
+}
+
+// newRunStatus is a run as JSON shows it.
+func newRunStatus(r state.Run) runStatus {
+	out := runStatus{Run: r.Run, Kind: r.Kind, Status: string(r.Status), StartedAt: r.StartedAt.UTC(), Counts: r.Counts, Error: r.Error}
+	if r.EndedAt != nil {
+		ended := r.EndedAt.UTC()
+		out.EndedAt = &ended
+	}
+	if r.Status == state.Running && !r.Live {
+		out.Status = "interrupted"
+	}
+	return out
+}
+
+// countsOf reads what a run has counted; false where it has not come to its end.
+func countsOf(r state.Run) (bridgesync.Result, bool) {
+	var c bridgesync.Result
+	return c, len(r.Counts) > 0 && json.Unmarshal(r.Counts, &c) == nil
+}
+
+func shortID(r state.Run) string { return r.Run.String()[:8] }
+
+func took(r state.Run, now time.Time) string {
+	switch {
+	case r.EndedAt != nil:
+		return span(r.EndedAt.Sub(r.StartedAt))
+	case r.Live:
+		return span(now.Sub(r.StartedAt)) + " so far"
+	}
+	return ""
+}
+
+func firstLine(text *string) string {
+	if text == nil {
+		return ""
+	}
+	line, _, more := strings.Cut(*text, "\n")
+	if more {
+		line += " …"
+	}
+	return line
+}
+
+// findRun is the run that RUN means: an id, or the beginning of exactly one.
+func (s *stored) findRun(ctx context.Context, cmd *cobra.Command, prefix string) (state.Run, error) {
+	if !state.RunPrefix(prefix) {
+		return state.Run{}, usageError{fmt.Errorf("RUN is the id of a run, or how it begins: at least %d of its hex digits\n\nHelp: %s --help",
+			state.MinRunPrefix, cmd.CommandPath())}
+	}
+	const some = 6
+	runs, err := state.FindRuns(ctx, s.db, s.bridge, prefix, some)
+	switch {
+	case err != nil:
+		return state.Run{}, err
+	case len(runs) == 0:
+		return state.Run{}, fmt.Errorf("bridge %s has no run whose id begins with %s; namebridge runs list%s shows them", s.bridge, prefix, s.flag)
+	case len(runs) == 1:
+		return runs[0], nil
+	}
+	lines := make([]string, len(runs))
+	for i, r := range runs {
+		lines[i] = fmt.Sprintf("\n  %s   %s, %s", r.Run, r.Kind, r.StartedAt.Local().Format(time.DateTime))
+	}
+	text := fmt.Sprintf("the ids of %d runs begin with %s", len(runs), prefix)
+	if len(runs) == some {
+		text = fmt.Sprintf("the ids of %d runs or more begin with %s", some, prefix)
+	}
+	return state.Run{}, errors.New(text + "; give more of it:" + strings.Join(lines, "") + "\nAll of them: namebridge runs list" + s.flag + " --limit 0")
+}
+
+// runDetail is one run as `runs show --output json` shows it, but for its writes, which come last.
+type runDetail struct {
+	Bridge   string         `json:"bridge"`
+	Run      runStatus      `json:"run"`
+	Since    *time.Time     `json:"since"`
+	Approved *approval      `json:"approved"`
+	Waiting  bool           `json:"waiting"`
+	Staged   stagedStatus   `json:"staged"`
+	Count    map[string]int `json:"writes_by_state"`
+}
+
+type approval struct {
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason"`
+}
+
+type stagedStatus struct {
+	Writes int          `json:"writes"`
+	Clears int          `json:"clears"`
+	Moved  int          `json:"moved"` // of them: something else is wanted by now, or nothing any more
+	Steps  []stepStatus `json:"steps"` // the first of them
+}
+
+type stepStatus struct {
+	UserID int64           `json:"user_id"`
+	Action string          `json:"action"`
+	Wanted json.RawMessage `json:"wanted"`
+	Moved  bool            `json:"moved"`
+}
+
+type writeStatus struct {
+	UserID    int64           `json:"user_id"`
+	Action    string          `json:"action"`
+	State     string          `json:"state"`
+	CreatedAt time.Time       `json:"created_at"`
+	SettledAt *time.Time      `json:"settled_at"`
+	Note      string          `json:"note"`
+	Before    json.RawMessage `json:"before"`
+	After     json.RawMessage `json:"after"`
+}
+
+// shownSteps is how many of a run's steps are shown.
+const shownSteps = 20
+
+func newRunsShow(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "show RUN",
+		Short: "Show one run: how it ended, what waits for approval, and what it has written",
+		Long: `Shows everything that is known of a run: its counts, its error, what it has planned or staged (the first 20 users), and its writes from the
+journal, in order. RUN is its id, or how it begins: at least 4 hex digits that no other run has. Of people's records nothing is
+shown but the bridge's own keys, before and after, with --output json.
+
+It needs DATABASE_URL only (and BRIDGES, where there are several).`,
+		Example: "  namebridge runs show 7f3a\n  namebridge runs show 7f3a --output json",
+		Args:    cobra.ExactArgs(1),
+	}
+	output, bridge, limit := outputFlag(c), bridgeFlag(c), limitFlag(c, 50, "writes")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		ctx := cmd.Context()
+		most, err := limit(*output)
+		if err != nil {
+			return err
+		}
+		s, err := a.openStored(ctx, *bridge)
+		if err != nil {
+			return err
+		}
+		defer s.stop()
+		run, err := s.findRun(ctx, cmd, args[0])
+		if err != nil {
+			return err
+		}
+		detail, err := s.runDetail(ctx, run)
+		if err != nil {
+			return err
+		}
+		if *output == "json" {
+			return printJSON(a.stdout, detail, "writes", state.RunWrites(ctx, s.db, s.bridge, run.Run, most), newWriteStatus)
+		}
+		return a.printRun(ctx, s, run, detail, most)
+	}
+	return c
+}
+
+func (s *stored) runDetail(ctx context.Context, run state.Run) (runDetail, error) {
+	d := runDetail{Bridge: s.bridge, Run: newRunStatus(run)}
+	if run.Since != nil {
+		since := run.Since.UTC()
+		d.Since = &since
+	}
+	staged, err := state.CountSteps(ctx, s.db, s.bridge, run.Run)
+	if err != nil {
+		return d, err
+	}
+	if staged.ApprovedAt != nil {
+		d.Approved = &approval{staged.ApprovedAt.UTC(), staged.ApprovedReason}
+	}
+	planned := run.Kind == state.Plan && run.Status == state.Done
+	d.Waiting = staged.ApprovedAt == nil && staged.Writes+staged.Clears > staged.Moved && (planned || run.Status == state.Quarantined)
+	d.Staged = stagedStatus{Writes: staged.Writes, Clears: staged.Clears, Moved: staged.Moved, Steps: []stepStatus{}}
+	for step, err := range state.RunSteps(ctx, s.db, s.bridge, run.Run, shownSteps) {
+		if err != nil {
+			return d, err
+		}
+		d.Staged.Steps = append(d.Staged.Steps, stepStatus(step))
+	}
+	d.Count, err = state.CountRunWrites(ctx, s.db, s.bridge, run.Run)
+	return d, err
+}
+
+func newWriteStatus(w state.RunWrite) writeStatus {
+	out := writeStatus{
+		UserID: w.UserID, Action: w.Action, State: w.State, CreatedAt: w.CreatedAt.UTC(), Note: w.Note, Before: w.BeforeFragment, After: w.AfterFragment,
+	}
+	if w.SettledAt != nil {
+		settled := w.SettledAt.UTC()
+		out.SettledAt = &settled
+	}
+	return out
+}
+
+func (a *app) printRun(ctx context.Context, s *stored, run state.Run, d runDetail, most int) error {
+	w := a.stdout
+	line := func(name, value string) { fmt.Fprintf(w, "  %-9s %s\n", name, value) }
+	status := d.Run.Status
+	if run.Status == state.Quarantined || run.Status == state.Halted {
+		status = alarm(w, a.lookuper, strings.ToUpper(status))
+	}
+	fmt.Fprintf(w, "%s %s · bridge %s · %s\n", run.Kind, run.Run, s.bridge, status)
+	line("started", strings.TrimSuffix(run.StartedAt.Local().Format(time.DateTime)+", took "+took(run, time.Now()), ", took "))
+	if d.Since != nil {
+		line("since", d.Since.Local().Format(time.DateTime))
+	}
+	if c, ok := countsOf(run); ok {
+		did := [2]string{"written", "cleared"}
+		if run.Kind == state.Plan {
+			did = [2]string{"to write", "to clear"}
+		}
+		line("people", fmt.Sprintf("%s %s · %s %s · unchanged %s · held %s · failed %s",
+			did[0], thousands(c.Written), did[1], thousands(c.Cleared), thousands(c.Unchanged), thousands(c.Held.Sum()), thousands(c.Failed)))
+		for i, text := range heldLines(c.Held) {
+			line([]string{"held", ""}[min(i, 1)], text)
+		}
+		line("requests", fmt.Sprintf("%s to NameCoach, %s to BLN", thousands(int(c.Requests.NameCoach)), thousands(int(c.Requests.BLN))))
+	}
+	if run.Error != nil {
+		name := "error"
+		for text := range strings.Lines(*run.Error) {
+			line(name, bridgesync.CleanText(text))
+			name = ""
+		}
+	}
+	if d.Approved != nil {
+		line("approved", d.Approved.At.Local().Format(time.DateTime)+": "+bridgesync.CleanText(d.Approved.Reason))
+	}
+	if err := a.printSteps(s, run, d); err != nil {
+		return err
+	}
+	return a.printWrites(ctx, s, run, d, most)
+}
+
+// printSteps shows what a run has planned or staged, and how to approve it.
+func (a *app) printSteps(s *stored, run state.Run, d runDetail) error {
+	w, all := a.stdout, d.Staged.Writes+d.Staged.Clears
+	if all == 0 {
+		return nil
+	}
+	what := "Staged"
+	if run.Kind == state.Plan {
+		what = "Planned"
+	}
+	fmt.Fprintf(w, "\n%s for %s: write %s · clear %s\n", what, count(all, noun{"user", "users"}), thousands(d.Staged.Writes), thousands(d.Staged.Clears))
+	steps := func(yield func(stepStatus, error) bool) {
+		for _, step := range d.Staged.Steps {
+			if !yield(step, nil) {
+				return
+			}
+		}
+	}
+	shown, err := printTable(w, []column{{"user", 10, 0}, {"action", 8, 0}, {"", 0, 0}}, steps, func(step stepStatus) []string {
+		note := ""
+		if d.Waiting && step.Moved {
+			note = "has changed since: would be left out"
+		}
+		return []string{fmt.Sprint(step.UserID), step.Action, note}
+	})
+	if err != nil {
+		return err
+	}
+	if all > shown {
+		fmt.Fprintf(w, "and %s more\n", thousands(all-shown))
+	}
+	if d.Waiting {
+		left := ""
+		if d.Staged.Moved > 0 {
+			left = fmt.Sprintf(" (%s since and would be left out)", count(d.Staged.Moved, noun{"has changed", "have changed"}))
+		}
+		fmt.Fprintf(w, "They wait until somebody approves them%s.\nApprove: namebridge runs approve %s%s\n", left, shortID(run), s.flag)
+	}
+	return nil
+}
+
+// printWrites shows what a run has sent to BLN.
+func (a *app) printWrites(ctx context.Context, s *stored, run state.Run, d runDetail, most int) error {
+	w, all := a.stdout, 0
+	var states []string
+	for _, name := range slices.Sorted(maps.Keys(d.Count)) {
+		all += d.Count[name]
+		states = append(states, name+" "+thousands(d.Count[name]))
+	}
+	if all == 0 {
+		_, err := fmt.Fprintln(w, "\nIt has written nothing to BLN.")
+		return err
+	}
+	fmt.Fprintf(w, "\n%s: %s\n", count(all, noun{"write", "writes"}), strings.Join(states, " · "))
+	columns := []column{{"user", 10, 0}, {"action", 8, 0}, {"state", 8, 0}, {"when", 19, 0}, {"note", 0, 64}}
+	shown, err := printTable(w, columns, state.RunWrites(ctx, s.db, s.bridge, run.Run, most), func(e state.RunWrite) []string {
+		return []string{fmt.Sprint(e.UserID), e.Action, e.State, e.CreatedAt.Local().Format(time.DateTime), e.Note}
+	})
+	if err != nil {
+		return err
+	}
+	if all > shown {
+		fmt.Fprintf(w, "and %s more: --limit 0 for all\n", thousands(all-shown))
+	}
+	_, err = fmt.Fprintf(w, "Undo:    namebridge runs revert %s%s\n", shortID(run), s.flag)
+	return err
+}
