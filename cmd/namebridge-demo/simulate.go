@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
+	"math"
 	"slices"
 	"time"
 
@@ -35,9 +35,9 @@ func (c *choice[T]) Set(text string) error {
 
 func simulateCommand() *cobra.Command {
 	var (
-		o           simulator.Options
-		faults      float64
-		changeEvery time.Duration
+		o       simulator.Options
+		faults  float64
+		changes float64
 	)
 	cmd := &cobra.Command{
 		Use:   "simulate",
@@ -51,18 +51,21 @@ What the two API documents leave open is a flag: run it as obliging as it starts
 		Example: `  namebridge-demo simulate --users 5000 --seed 1
   namebridge-demo simulate --put shallow --list-rows partial --paging ignored
   namebridge-demo simulate --faults 0.1 --latency 50ms --namecoach-limit 1000 --bln-rate 20
-  namebridge-demo simulate --change-every 5s          somebody records their name anew every five seconds`,
+  namebridge-demo simulate --changes-per-minute 12    people record, join, leave and are corrected while you watch`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if faults < 0 || faults > 1 {
 				return usageError{fmt.Errorf("--faults %v is no share from 0 to 1", faults)}
+			}
+			if changes < 0 || math.IsNaN(changes) || changes > 60_000 {
+				return usageError{fmt.Errorf("--changes-per-minute %v is no number from 0 to 60000", changes)}
 			}
 			// Of ten faults three are 5xx, three 429, and the rest is spread over what networks do.
 			o.Faults = simulator.Faults{
 				P5xx: .3 * faults, P429: .3 * faults, PReset: .1 * faults, PTruncate: .1 * faults, PSlow: .1 * faults, PAppliedThenTimeout: .1 * faults,
 			}
 			o.BLNLatency = o.NameCoachLatency
-			return simulate(cmd, o, changeEvery)
+			return simulate(cmd, o, changes)
 		},
 	}
 	f := cmd.Flags()
@@ -102,11 +105,15 @@ What the two API documents leave open is a flag: run it as obliging as it starts
 	f.BoolVar(&o.NoMeta, "no-meta", false, "NameCoach lists come without meta")
 	f.BoolVar(&o.RotateDigests, "rotate-digests", false, "addresses of recordings differ at every read")
 	f.DurationVar(&o.LateVisible, "late-visible", 0, "how long a change stays unseen")
-	f.DurationVar(&changeEvery, "change-every", 0, "somebody records their name anew this often; 0 = never")
+	f.DurationVar(&o.LateVisibleUpTo, "late-visible-up-to", 0, "and a while more, up to this, another for each change")
+	f.Float64Var(&changes, "changes-per-minute", 0, "how often somebody changes something, one line each; 0 = never")
 	return cmd
 }
 
-func simulate(cmd *cobra.Command, o simulator.Options, changeEvery time.Duration) (err error) {
+// avoid is how long simulated applications leave a user alone after a bridge's GET or PUT.
+const avoid = 30 * time.Second
+
+func simulate(cmd *cobra.Command, o simulator.Options, changesPerMinute float64) (err error) {
 	s, err := simulator.New(o)
 	if err != nil {
 		return usageError{err}
@@ -124,33 +131,22 @@ func simulate(cmd *cobra.Command, o simulator.Options, changeEvery time.Duration
 	fmt.Fprint(log, "\nserving until Ctrl-C\n")
 
 	var tick <-chan time.Time
-	if changeEvery > 0 {
-		t := time.NewTicker(changeEvery)
+	if changesPerMinute > 0 {
+		t := time.NewTicker(time.Duration(min(float64(time.Minute)/changesPerMinute, float64(24*time.Hour))))
 		defer t.Stop()
 		tick = t.C
 	}
-	participants := s.Participants()
-	for n := 1; ; n++ {
+	life := s.Life(simulator.LifeOptions{Seed: o.Seed, Avoid: avoid})
+	for {
 		select {
 		case <-tick:
-			if len(participants) > 0 {
-				rerecord(log, s, participants[rand.IntN(len(participants))], n)
+			if change, ok := life.Next(); ok {
+				fmt.Fprintf(log, "%s  %s\n", change.At.Format(time.TimeOnly), change)
 			}
 		case <-cmd.Context().Done():
 			report(log, s)
 			return nil
 		}
-	}
-}
-
-// rerecord gives a participant a new recording.
-func rerecord(log io.Writer, s *simulator.Simulator, p simulator.Participant, n int) {
-	id := fmt.Sprintf("recording_live_%d", n)
-	if s.UpdateParticipant(p.ID, func(p *simulator.Participant) {
-		p.RecordingID, p.RecordingIDNumber = id, false
-		p.RecordingLink = "https://namewaves.s3.amazonaws.com/" + id + ".mp3?digest=1"
-	}) {
-		fmt.Fprintf(log, "recorded anew: participant %d (%s), %s\n", p.ID, p.Kind, id)
 	}
 }
 
@@ -165,6 +161,10 @@ func report(w io.Writer, s *simulator.Simulator) {
 		fmt.Fprintf(w, "  %-32s %9s\n", name, grouped(counts[name]))
 	}
 	fmt.Fprintf(w, "people whose record is right: %s of %s\n", grouped(truth.Totals.Unchanged), grouped(truth.Totals.Unchanged+truth.Totals.Written))
+	fmt.Fprintf(w, "writes: %s, of which %s changed nothing\n", grouped(len(s.Writes())), grouped(len(s.IdleWrites())))
+	for _, what := range s.LostUpdates() {
+		fmt.Fprintf(w, "undone: %s\n", what)
+	}
 	for _, what := range s.Violations() {
 		fmt.Fprintf(w, "impolite: %s\n", what)
 	}

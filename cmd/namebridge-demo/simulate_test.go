@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -69,16 +70,45 @@ func TestSimulatePrintsWhatABridgeNeedsAndServes(t *testing.T) {
 	}
 }
 
+// Whoever watches a bridge follow reads what it follows, a line for each change.
+func TestSimulateSaysWhatPeopleDo(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	lines, log := io.Pipe()
+	done := make(chan int, 1)
+	go func() {
+		done <- run(ctx, []string{"simulate", "--users", "60", "--changes-per-minute", "30000"}, io.Discard, log)
+		log.Close()
+	}()
+	said := regexp.MustCompile(`^\d\d:\d\d:\d\d  .+ (records|removes|is|gets|has) .+ · (user|participant) \d+`)
+	changes, last := 0, ""
+	for s := bufio.NewScanner(lines); s.Scan(); last = s.Text() {
+		if said.MatchString(s.Text()) {
+			changes++
+		}
+		if changes == 20 {
+			cancel()
+		}
+	}
+	if code := <-done; code != 0 || changes < 20 || last != "writes: 0, of which 0 changed nothing" {
+		t.Errorf("code %d, %d changes, the last line is %q", code, changes, last)
+	}
+}
+
 func TestWrongUsageIsCode2AndSaysWhat(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
 		"simulate --put sometimes": "must be one of [deep replace shallow]",
 		"simulate --faults 2":      "no share from 0 to 1",
-		"simulate --role owner":    `unknown role "owner"`,
-		"simulate --users -1":      "-1 users",
-		"simulate --shoes":         "unknown flag",
-		"simulate extra":           "unknown command",
-		"nonsense":                 "unknown command",
+
+		"simulate --changes-per-minute -1":  "no number from 0 to 60000",
+		"simulate --changes-per-minute NaN": "no number from 0 to 60000",
+		"simulate --role owner":             `unknown role "owner"`,
+		"simulate --users -1":               "-1 users",
+		"simulate --shoes":                  "unknown flag",
+		"simulate extra":                    "unknown command",
+		"nonsense":                          "unknown command",
 	} {
 		var stderr bytes.Buffer
 		if code := run(t.Context(), strings.Fields(args), io.Discard, &stderr); code != 2 || !strings.Contains(stderr.String(), want) {

@@ -100,7 +100,7 @@ func (e *exchange) signIn() {
 // back, or opaque hex (BLN 93).
 func (s *Simulator) issueToken() string {
 	o := s.options()
-	expires := o.serverNow().Add(o.TokenLife)
+	expires := o.blnNow().Add(o.TokenLife)
 	var noise [32]byte
 	rand.Read(noise[:])
 	token := hex.EncodeToString(noise[:])
@@ -108,7 +108,7 @@ func (s *Simulator) issueToken() string {
 		text := base64.RawURLEncoding
 		token = text.EncodeToString([]byte(`{"typ":"JWT","alg":"HS256"}`)) + "." + text.EncodeToString(fmt.Appendf(nil,
 			`{"userId":%d,"organizationId":%d,"returnUrl":null,"login":true,"nbf":%d,"exp":%d,"jti":"%x"}`,
-			selfUserID, organizationID, o.serverNow().Add(-5*time.Minute).UnixMilli(), expires.UnixMilli(), noise[:8]))
+			selfUserID, organizationID, o.blnNow().Add(-5*time.Minute).UnixMilli(), expires.UnixMilli(), noise[:8]))
 		mac := hmac.New(sha256.New, []byte("simulated"))
 		mac.Write([]byte(token))
 		token += "." + text.EncodeToString(mac.Sum(nil))
@@ -116,6 +116,7 @@ func (s *Simulator) issueToken() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tokens[token] = expires
+	s.sessions[token] = fmt.Sprintf("session %d", len(s.sessions)+1)
 	return token
 }
 
@@ -139,7 +140,7 @@ func (e *exchange) blnAllowed() bool {
 	switch {
 	case !bearer && header != "":
 		e.s.violation("bln: Authorization without Bearer")
-	case bearer && known && e.o.serverNow().Before(expires):
+	case bearer && known && e.o.blnNow().Before(expires):
 		if e.r.Method == http.MethodPut && !strings.HasPrefix(e.r.Header.Get("Content-Type"), "application/json") {
 			e.s.violation("bln: a body without Content-Type: application/json")
 		}

@@ -359,22 +359,28 @@ func (e *exchange) putUser() {
 	}
 	if sent := body.get("otherInfo"); sent != nil {
 		kept := *sent
-		if was, err := parse(cmp.Or(a.otherInfo, "null")); err == nil && e.o.Put != Replace {
+		was, err := parse(cmp.Or(a.otherInfo, "null"))
+		if err == nil && e.o.Put != Replace {
 			kept = merge(was, *sent, e.o.Put == DeepMerge)
 		}
-		if why := otherInfoRefusal(&kept); e.o.Put != Replace && len(kept.members) > 100 {
+		if e.o.Put != Replace && len(kept.members) > 100 {
 			w.mu.Unlock()
-			e.blnError(http.StatusBadRequest, why)
+			e.blnError(http.StatusBadRequest, otherInfoRefusal(&kept))
 			return
 		}
 		if e.o.DropNulls {
 			kept = dropNulls(kept)
 		}
+		wrote := e.account(a, &was, &kept)
 		e.tamper(&kept)
 		if e.o.ReorderKeys {
 			slices.SortFunc(kept.members, func(x, y member) int { return strings.Compare(x.key, y.key) })
 		}
-		e.s.store(r.id, object(kept.members).raw, false)
+		a.store(e.o, object(kept.members).raw, false)
+		if len(wrote.Lost) > 0 || e.o.DropForeignKeyOnPut != (Tamper{}) || e.o.ChangeForeignKeyOnPut != (Tamper{}) {
+			a.text.Store(nil)
+		}
+		e.s.note(wrote)
 	}
 	e.overwrite(a, &body)
 	r = a.record
@@ -391,12 +397,13 @@ func (e *exchange) overwrite(a *account, body *node) {
 	if role == nil && external == nil {
 		return
 	}
-	e.s.store(a.id, a.otherInfo, false) // a record of its own
+	if external != nil {
+		e.s.world.rename(e.o, a, external.text)
+	} else {
+		a.store(e.o, a.otherInfo, false) // a record of its own
+	}
 	if role != nil {
 		a.record.role = role.text
-	}
-	if external != nil {
-		a.record.externalID = external.text
 	}
 }
 

@@ -18,6 +18,7 @@ type exchange struct {
 	r      *http.Request
 	w      *answer
 	api    string // "namecoach" or "bln"
+	seen   *Request
 	fault  fault
 	isPut  bool
 	cutoff int
@@ -39,36 +40,34 @@ const (
 
 // handle wraps a handler in all that a request goes through before it: counting, hooks, latency, limits, faults.
 func (s *Simulator) handle(api, name string, serve func(*exchange)) http.HandlerFunc {
+	usual := api + " " + name
 	return func(w http.ResponseWriter, r *http.Request) {
-		o := s.options()
-		endpoint := api + " " + name
-		if api == "bln" && name == "users.list" { // one path, three questions
-			switch {
-			case r.URL.Query().Has("search"):
+		o, endpoint := s.options(), usual
+		if endpoint == "bln users.list" { // one path, three questions
+			switch v := r.URL.Query(); {
+			case v.Has("search"):
 				endpoint = "bln users.search"
-			case r.URL.Query().Has("query"):
+			case v.Has("query"):
 				endpoint = "bln users.query"
 			}
 		}
-		s.mu.Lock()
-		s.counts[endpoint]++
-		n := s.counts[endpoint]
-		s.mu.Unlock()
+		e := &exchange{s: s, o: o, r: r, api: api, isPut: endpoint == "bln users.put"}
+		n := e.arrived(endpoint)
 		if o.OnRequest != nil {
 			o.OnRequest(s, endpoint, n)
 			o = s.options()
+			e.o = o
 		}
-		e := &exchange{s: s, o: o, r: r, api: api, isPut: endpoint == "bln users.put"}
 		latency := o.NameCoachLatency
 		if api == "bln" {
 			latency = o.BLNLatency
 		}
 		pause(r.Context(), latency)
-		s.world.settle(o.serverNow())
+		s.world.settle(o.nameCoachNow())
 
 		e.drawFault()
 		e.w = newAnswer(e, w)
-		e.w.Header().Set("Date", o.serverNow().Format(http.TimeFormat))
+		e.w.Header().Set("Date", e.now().Format(http.TimeFormat))
 		defer e.w.finish()
 		if !e.withinLimit() {
 			return
@@ -99,6 +98,14 @@ func (s *Simulator) handle(api, name string, serve func(*exchange)) http.Handler
 		}
 		serve(e)
 	}
+}
+
+// now is the time on the clock of the server that answers.
+func (e *exchange) now() time.Time {
+	if e.api == "bln" {
+		return e.o.blnNow()
+	}
+	return e.o.nameCoachNow()
 }
 
 // drawFault decides what goes wrong with this request, from the seed.
@@ -169,7 +176,7 @@ func (e *exchange) tooMany(wait time.Duration) {
 	case RetryAfterSeconds:
 		e.w.Header().Set("Retry-After", strconv.Itoa(seconds))
 	case RetryAfterDate:
-		e.w.Header().Set("Retry-After", e.o.serverNow().Add(time.Duration(seconds)*time.Second).Format(http.TimeFormat))
+		e.w.Header().Set("Retry-After", e.now().Add(time.Duration(seconds)*time.Second).Format(http.TimeFormat))
 	}
 	e.refuse(http.StatusTooManyRequests)
 }
@@ -281,6 +288,9 @@ func (a *answer) finish() {
 	}
 	a.e.s.mu.Lock()
 	a.e.s.answers[a.e.api+" "+label]++
+	if label != "none" {
+		a.e.seen.Status = a.code
+	}
 	a.e.s.mu.Unlock()
 	if broken {
 		// The bytes so far must be on the wire, so that the client sees a body that stops rather than no answer.

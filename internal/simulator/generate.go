@@ -38,7 +38,7 @@ func generate(w *world, o *Options) {
 	g := &generator{
 		w: w, o: o, r: rand.New(rand.NewPCG(o.Seed, 0x5eed)), last: lastUpdate, taken: map[string]bool{blnUsername: true}, edges: map[Kind]int{},
 	}
-	if limit := o.serverNow().Add(-time.Hour).Truncate(time.Second); limit.Before(g.last) {
+	if limit := o.nameCoachNow().Add(-time.Hour).Truncate(time.Second); limit.Before(g.last) {
 		g.last = limit
 	}
 	g.makeEvents()
@@ -232,7 +232,7 @@ func (g *generator) messUp(r *record) {
 // address is an address nobody has yet.
 func (g *generator) address(local, domain string) string {
 	address := local + "@" + domain
-	for i := 2; g.taken[fold(address)]; i++ {
+	for i := 2; g.known(address); i++ {
 		if i > 5 {
 			i += g.r.IntN(1 << 24) // common names
 		}
@@ -240,6 +240,11 @@ func (g *generator) address(local, domain string) string {
 	}
 	g.taken[fold(address)] = true
 	return address
+}
+
+func (g *generator) known(address string) bool {
+	key := fold(address)
+	return g.taken[key] || g.w.ties != nil && (len(g.w.byUsername[key]) > 0 || len(g.w.ties.byPerson[key]) > 0)
 }
 
 func (g *generator) username(p person) string {

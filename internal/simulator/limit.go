@@ -66,7 +66,7 @@ func (e *exchange) withinLimit() bool {
 		h.Set("Nc-Rate-Limit-Remaining", strconv.Itoa(remaining))
 		h.Set("Nc-Rate-Limit-Reset", strconv.Itoa(int(math.Ceil(reset.Seconds()))))
 		if !ok {
-			e.tooMany(time.Second)
+			e.over(time.Second)
 		}
 		return ok
 	case e.api == "bln" && e.o.BLNPerSecond > 0:
@@ -74,9 +74,17 @@ func (e *exchange) withinLimit() bool {
 		ok, wait := e.s.bln.take(e.o.BLNPerSecond, now)
 		e.s.mu.Unlock()
 		if !ok {
-			e.tooMany(wait)
+			e.over(wait)
 		}
 		return ok
 	}
 	return true
+}
+
+// over answers 429 because the limit is reached.
+func (e *exchange) over(wait time.Duration) {
+	e.s.mu.Lock()
+	e.seen.Over = true
+	e.s.mu.Unlock()
+	e.tooMany(wait)
 }

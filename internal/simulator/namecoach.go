@@ -294,7 +294,7 @@ func setOf(list []string) map[string]bool {
 func (e *exchange) answerRows(q question, unpaged bool) {
 	if e.o.OnNameCoachPage != nil {
 		e.o.OnNameCoachPage(e.s, q.page)
-		e.s.world.settle(e.o.serverNow())
+		e.s.world.settle(e.o.nameCoachNow())
 	}
 	rows := e.matching(q)
 	total, pages := len(rows), 1

@@ -73,8 +73,10 @@ type Options struct {
 
 	NameCoachAddr, BLNAddr string // addresses to listen on; "" = 127.0.0.1:0
 	Now                    func() time.Time
-	ClockOffset            time.Duration // of both servers: their Date headers and every update time
+	ClockOffset            time.Duration // of both servers: their Date headers and every time they set. Advance makes it more
+	BLNClockOffset         time.Duration // of BLN, on top of that
 	FragmentKey            string        // key under which the fragment is expected; "" = "namecoach"
+	OwnKeys                []string      // top-level keys of otherInfo that are the bridge's; nil = FragmentKey and the flat layout's five
 
 	// BLN
 	Put             PutSemantics
@@ -104,12 +106,13 @@ type Options struct {
 	OrderByID                 bool // rows in order of their making rather than newest change first
 	NoWrapper                 bool // no `Response` around list answers
 	NoMeta                    bool
-	MetaStrings               bool // meta's numbers are strings
-	ExclusiveBounds           bool // updated_after and updated_before leave out the moment that they name
-	LateVisible               time.Duration
-	RecordingURLKey           bool // recording_url (NC 14) instead of recording_link (NC 99)
-	CustomObjects             bool // custom attributes nested in custom_objects (NC 26) instead of flat
-	RotateDigests             bool // the query of a recording's address differs at every read
+	MetaStrings               bool          // meta's numbers are strings
+	ExclusiveBounds           bool          // updated_after and updated_before leave out the moment that they name
+	LateVisible               time.Duration // how long a change of a row stays unseen after its update time
+	LateVisibleUpTo           time.Duration // and a while more, drawn from the seed for each change: rows show in another order than they were updated in
+	RecordingURLKey           bool          // recording_url (NC 14) instead of recording_link (NC 99)
+	CustomObjects             bool          // custom attributes nested in custom_objects (NC 26) instead of flat
+	RotateDigests             bool          // the query of a recording's address differs at every read
 	EmailCaseSensitiveSearch  bool
 	SearchUnfilteredWhenEmpty bool // an empty email_list returns everybody
 	ListsIntersect            bool // email_list and institution_id_list together mean and, not or
@@ -159,5 +162,20 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// serverNow is the time on both servers' clocks.
-func (o *Options) serverNow() time.Time { return o.Now().Add(o.ClockOffset).UTC() }
+// nameCoachNow is the time on NameCoach's clock.
+func (o *Options) nameCoachNow() time.Time { return o.Now().Add(o.ClockOffset).UTC() }
+
+// blnNow is the time on BLN's clock.
+func (o *Options) blnNow() time.Time { return o.nameCoachNow().Add(o.BLNClockOffset) }
+
+func (o *Options) own() []string {
+	if o.OwnKeys != nil {
+		return o.OwnKeys
+	}
+	return ownKeys(o.FragmentKey)
+}
+
+// ownKeys are the keys of the nested and of the flat layout (design of the fragment: five keys).
+func ownKeys(key string) []string {
+	return []string{key, key + "_name_badge_link", key + "_recording_link", key + "_recording_id", key + "_recording_date", key + "_event_title"}
+}

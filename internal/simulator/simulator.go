@@ -32,6 +32,10 @@ type Simulator struct {
 	violations map[string]int
 	dice       *rand.Rand // for faults
 	tokens     map[string]time.Time
+	sessions   map[string]string // names of tokens
+	requests   []*Request
+	visited    map[int64]time.Time // by user: the last GET or PUT, carried out or not
+	writes     []Write
 	puts       int // carried out
 	dropped    bool
 	changed    bool
@@ -66,8 +70,8 @@ func New(o Options) (*Simulator, error) {
 		return nil, fmt.Errorf("simulator: %d users", o.Users)
 	}
 	s := &Simulator{
-		world: newWorld(), counts: map[string]int{}, answers: map[string]int{}, violations: map[string]int{},
-		dice: rand.New(rand.NewPCG(o.Seed, 0xfa017)), tokens: map[string]time.Time{},
+		world: newWorld(o.Seed), counts: map[string]int{}, answers: map[string]int{}, violations: map[string]int{},
+		dice: rand.New(rand.NewPCG(o.Seed, 0xfa017)), tokens: map[string]time.Time{}, sessions: map[string]string{}, visited: map[int64]time.Time{},
 	}
 	s.opts.Store(&o)
 	generate(s.world, &o)
@@ -142,6 +146,11 @@ func (s *Simulator) Change(change func(*Options)) {
 	s.opts.Store(&o)
 }
 
+// Advance moves both servers' clocks on, or back: a day passes at once, tokens age, and what is late shows. Limits go by Options.Now.
+func (s *Simulator) Advance(d time.Duration) {
+	s.Change(func(o *Options) { o.ClockOffset += d })
+}
+
 func (s *Simulator) options() *Options { return s.opts.Load() }
 
 // Counts are the requests that arrived, by name: "namecoach participants.list", "namecoach participants.search", "bln users.list",
@@ -158,12 +167,13 @@ func (s *Simulator) copyOf(m *map[string]int) map[string]int {
 	return maps.Clone(*m)
 }
 
-// ResetCounts sets Counts and Answers to zero. Violations stay.
+// ResetCounts sets Counts and Answers to zero and forgets the Requests. Violations and Writes stay.
 func (s *Simulator) ResetCounts() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.counts)
 	clear(s.answers)
+	s.requests = nil
 }
 
 // Violations are the things that were asked and that a polite client never asks, each with the number of times, sorted.

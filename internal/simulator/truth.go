@@ -2,6 +2,7 @@ package simulator
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -75,8 +76,19 @@ func (p *Participant) Person() string {
 	return cmp.Or(fold(p.Email), strings.TrimSpace(p.InstitutionID))
 }
 
-// Truth is the truth at this moment.
-func (s *Simulator) Truth() Truth {
+// Gone says what a bridge can know of rows that NameCoach has deleted. No window ever shows that; only their absence does.
+type Gone int
+
+const (
+	Noticed   Gone = iota // complete censuses have confirmed it, as many as it takes: these rows speak no more
+	Unnoticed             // none has: they speak on
+)
+
+// Truth is the truth at this moment, all deletions noticed.
+func (s *Simulator) Truth() Truth { return s.TruthWhile(Noticed) }
+
+// TruthWhile is the truth at this moment. Totals.Participants and People leave deleted rows out in any case.
+func (s *Simulator) TruthWhile(gone Gone) Truth {
 	o := s.options()
 	w := s.world
 	w.mu.RLock()
@@ -85,7 +97,7 @@ func (s *Simulator) Truth() Truth {
 	t.Totals = Totals{Participants: len(w.participants), Users: len(w.users), Held: map[string]int{
 		"unmatched": 0, "ambiguous": 0, "conflict": 0, "unwritable": 0, "refused": 0, "reverted": 0,
 	}}
-	rows := map[int64][]*Participant{}
+	rows := make(map[int64][]*Participant, len(w.users))
 	for _, p := range w.participants {
 		if p.now.For != 0 {
 			rows[p.now.For] = append(rows[p.now.For], p.now)
@@ -97,80 +109,148 @@ func (s *Simulator) Truth() Truth {
 		t.Totals.Held[reason]++
 	}
 	for id, a := range w.users {
-		var u UserTruth
-		if u.Rows = len(rows[id]); u.Rows > 0 {
+		if gone == Unnoticed {
+			rows[id] = append(rows[id], w.deleted[id]...)
+		}
+		u, _ := a.truth(rows[id])
+		switch {
+		case u.Held != "":
+			t.Totals.Held[u.Held]++
+		case u.Rows == 0:
+		case a.shows(o, u.Fragment):
+			t.Totals.Unchanged++
+		default:
+			t.Totals.Written++
+		}
+		if u.Rows > 0 {
 			t.Totals.Linked++
-			best := slices.MinFunc(rows[id], speaksFirst(rows[id]))
-			u.Wanted = best.fragment()
-			u.Why = cmp.Or(linkRefusal(best.NameBadgeLink), linkRefusal(best.RecordingLink))
-			switch {
-			case u.Why != "":
-				u.Held = "refused"
-				u.Wanted = nil
-			case a.unwritable != "":
-				u.Held, u.Why = "unwritable", a.unwritable
-			default:
-				u.Fragment = u.Wanted
-				if a.shows(o, u.Fragment) {
-					t.Totals.Unchanged++
-				} else {
-					t.Totals.Written++
-				}
-			}
-			if u.Held != "" {
-				t.Totals.Held[u.Held]++
-			}
 		}
 		t.Users[id] = u
 	}
 	return t
 }
 
-// Mismatches describes each user whose stored fragment is not the true one, at most limit of them; 0 = all. Held users must have none.
-func (s *Simulator) Mismatches(limit int) []string {
-	truth := s.Truth()
-	o := s.options()
+// truth is what should become of a user whose rows these are, and which of them speaks.
+func (a *account) truth(rows []*Participant) (u UserTruth, speaks *Participant) {
+	if u.Rows = len(rows); u.Rows == 0 {
+		return u, nil
+	}
+	best := slices.MinFunc(rows, speaksFirst(rows))
+	u.Wanted = best.fragment()
+	u.Why = cmp.Or(linkRefusal(best.NameBadgeLink), linkRefusal(best.RecordingLink))
+	switch {
+	case u.Why != "":
+		u.Held, u.Wanted = "refused", nil
+	case a.unwritable != "":
+		u.Held, u.Why = "unwritable", a.unwritable
+	default:
+		u.Fragment = u.Wanted
+	}
+	return u, best
+}
+
+// past is what stood, or may have come to stand, under a user's key before this moment.
+type past struct {
+	former  []*Fragment // what was right
+	foreign []string    // what somebody else put there: nobody's to clear once nobody speaks for the user
+	unclear bool        // the directory's keys changed so that nobody is linked any more: a link that is lost proves no wrong voice
+}
+
+// wrong describes a user whose stored fragment is not right by any of these truths, or is "". The world must be locked, and tied.
+func (w *world) wrong(o *Options, a *account, gone []Gone) string {
+	var first UserTruth
+	for i, g := range gone {
+		rows := rowsNow(w.ties.byUser[a.id])
+		if g == Unnoticed {
+			rows = append(rows, w.deleted[a.id]...)
+		}
+		u, _ := a.truth(rows)
+		if a.shows(o, u.Fragment) || u.Fragment == nil && w.stood(o, a, u.Held != "") {
+			return ""
+		}
+		if i == 0 {
+			first = u
+		}
+	}
+	text, held := "nothing", ""
+	if first.Fragment != nil {
+		text = first.Fragment.JSON()
+	}
+	if first.Held != "" {
+		held = ", held: " + first.Held
+	}
+	return "user " + strconv.FormatInt(a.id, 10) + " (" + string(a.kind) + held + "): want " + text + ", stored " + cmp.Or(a.storedFragment(o), "nothing")
+}
+
+// stood reports whether what stands there now may stay although nothing is wanted there.
+func (w *world) stood(o *Options, a *account, held bool) bool {
+	p := w.past[a.id]
+	if p == nil {
+		return false
+	}
+	return slices.Contains(p.foreign, a.storedFragment(o)) ||
+		(held || p.unclear) && slices.ContainsFunc(p.former, func(f *Fragment) bool { return a.shows(o, f) })
+}
+
+// Mismatches describes each user whose stored fragment is not the true one, at most limit of them; 0 = all. Deletions count as noticed
+// unless said otherwise; where both are given either is right. Held users must have no fragment, but for one that was right before
+// they were (see Life).
+func (s *Simulator) Mismatches(limit int, gone ...Gone) []string {
+	if len(gone) == 0 {
+		gone = []Gone{Noticed}
+	}
+	o, w := s.options(), s.world
+	w.mu.Lock()
+	w.tied()
+	w.mu.Unlock()
+	w.mu.RLock()
+	defer w.mu.RUnlock()
 	var wrong []string
-	for _, u := range s.Users() {
-		want := truth.Users[u.ID]
-		s.world.mu.RLock()
-		var r *record
-		if a := s.world.users[u.ID]; a != nil {
-			r = a.record
-		}
-		s.world.mu.RUnlock()
-		if r == nil || r.shows(o, want.Fragment) {
-			continue
-		}
-		text := "nothing"
-		if want.Fragment != nil {
-			text = want.Fragment.JSON()
-		}
-		held := ""
-		if want.Held != "" {
-			held = ", held: " + want.Held
-		}
-		wrong = append(wrong, "user "+strconv.FormatInt(u.ID, 10)+" ("+string(u.Kind)+held+"): want "+text+", stored "+cmp.Or(r.storedFragment(o), "nothing"))
-		if limit > 0 && len(wrong) == limit {
-			break
+	for _, id := range slices.Sorted(maps.Keys(w.users)) {
+		if text := w.wrong(o, w.users[id], gone); text != "" {
+			wrong = append(wrong, text)
+			if len(wrong) == limit {
+				break
+			}
 		}
 	}
 	return wrong
+}
+
+// Mismatch is Mismatches for one user: "" where the stored fragment is right, or there is no such user. It costs next to nothing.
+func (s *Simulator) Mismatch(id int64, gone ...Gone) string {
+	if len(gone) == 0 {
+		gone = []Gone{Noticed}
+	}
+	w := s.world
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tied()
+	if a := w.users[id]; a != nil {
+		return w.wrong(s.options(), a, gone)
+	}
+	return ""
 }
 
 func (r *record) storedFragment(o *Options) string {
 	if !strings.Contains(r.otherInfo, `"`+o.FragmentKey+`"`) { // most have none: a million need not be parsed for that
 		return ""
 	}
-	n, err := parse(cmp.Or(r.otherInfo, "{}"))
-	if err != nil {
-		return ""
+	if s := r.stored.Load(); s != nil && s.key == o.FragmentKey {
+		return s.raw
 	}
-	if v := n.get(o.FragmentKey); v != nil {
-		return v.raw
+	s := &stored{key: o.FragmentKey}
+	if n, err := parse(r.otherInfo); err == nil {
+		if v := n.get(s.key); v != nil {
+			s.raw = v.raw
+		}
 	}
-	return ""
+	r.stored.Store(s)
+	return s.raw
 }
+
+// stored is what stands under a key.
+type stored struct{ key, raw string }
 
 // shows reports whether the user's stored fragment is f; nil asks for none, or null.
 func (r *record) shows(o *Options, f *Fragment) bool {
@@ -178,11 +258,15 @@ func (r *record) shows(o *Options, f *Fragment) bool {
 	if f == nil || stored == "" || stored == "null" {
 		return f == nil && (stored == "" || stored == "null")
 	}
+	text := f.JSON()
+	if stored == text {
+		return true
+	}
 	n, err := parse(stored)
 	if err != nil || n.kind != '{' {
 		return false
 	}
-	want, err := parse(f.JSON())
+	want, err := parse(text)
 	if err != nil {
 		return false
 	}

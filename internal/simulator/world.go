@@ -2,10 +2,9 @@ package simulator
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -79,20 +78,36 @@ type record struct {
 	kind                 Kind
 	meta                 string
 	text                 atomic.Pointer[searchable]
+	stored               atomic.Pointer[stored]
+}
+
+// clone is a record to be changed before it takes the other's place.
+func (r *record) clone() *record {
+	c := &record{
+		rowID: r.rowID, id: r.id, username: r.username, externalID: r.externalID, firstName: r.firstName, lastName: r.lastName, role: r.role, sms: r.sms,
+		invited: r.invited, created: r.created, modified: r.modified, otherInfo: r.otherInfo, unwritable: r.unwritable, kind: r.kind, meta: r.meta,
+	}
+	c.text.Store(r.text.Load())
+	return c
 }
 
 // account is a place in the directory; its record is replaced at every change.
-type account struct{ *record }
+type account struct {
+	*record
+	theirs string // otherInfo as everybody but the bridge has left it: no PUT changes it
+}
 
 // listed is a participant's place in the world: as it is, and as the server shows it so far (Options.LateVisible).
 type listed struct {
-	now, shown *Participant
+	now, shown *Participant // nil: deleted; not seen yet
+	made, seen int          // changes, and the last of them that shows
 }
 
 type lateChange struct {
 	at    time.Time
 	place *listed
 	row   *Participant
+	n     int // its number among the changes of that row
 }
 
 // world is everything both servers know. The lists are kept in order, so that no request sorts them.
@@ -113,13 +128,21 @@ type world struct {
 	nextPart     int64
 	late         []lateChange
 	events       map[string]Event // by slug and by access code
+	recordings   int64            // made since the world was
+
+	ties    *ties                    // nil until asked for
+	deleted map[int64][]*Participant // rows that are gone, by the user whose they were
+	left    map[string]bool          // people of whom a row is gone
+	past    map[int64]*past
+	rand    *rand.Rand // for Options.LateVisibleUpTo
 }
 
 // Event is one NameCoach event (a name page).
 type Event struct{ Title, Slug, AccessCode, Code string }
 
-func newWorld() *world {
+func newWorld(seed uint64) *world {
 	return &world{
+		deleted: map[int64][]*Participant{}, left: map[string]bool{}, past: map[int64]*past{}, rand: rand.New(rand.NewPCG(seed, 0x1a7e)),
 		users: map[int64]*account{}, byUsername: map[string][]*account{}, participants: map[int64]*listed{},
 		byEmail: map[string][]*listed{}, byInstitute: map[string][]*listed{}, events: map[string]Event{},
 		nextUser: 1, nextRow: 1, nextPart: 1,
@@ -139,8 +162,11 @@ func byUpdated(a, b *Participant) int {
 
 // addUser puts a record into every index but byCreated, which the generator sorts once.
 func (w *world) addUser(r *record) *account {
-	a := &account{r}
+	a := &account{r, r.otherInfo}
 	w.users[r.id] = a
+	if w.ties != nil {
+		w.ties.name(a)
+	}
 	key := fold(r.username)
 	w.byUsername[key] = append(w.byUsername[key], a)
 	w.byName = nil
@@ -175,8 +201,8 @@ func (w *world) index(p *listed) {
 	}
 }
 
-func forget(index map[string][]*listed, key string, p *listed) {
-	kept := slices.DeleteFunc(index[key], func(q *listed) bool { return q == p })
+func forget[K, V comparable](index map[K][]V, key K, v V) {
+	kept := slices.DeleteFunc(index[key], func(other V) bool { return other == v })
 	if len(kept) == 0 {
 		delete(index, key)
 		return
@@ -198,8 +224,9 @@ func (w *world) settle(now time.Time) {
 		if c.at.After(now) {
 			return false
 		}
-		if w.participants[c.place.now.ID] == c.place {
-			w.show(c.place, c.row)
+		if at := c.place; at.now != nil && c.n > at.seen { // of two changes the later may show first: no row goes back
+			at.seen = c.n
+			w.show(at, c.row)
 		}
 		return true
 	})
@@ -207,16 +234,18 @@ func (w *world) settle(now time.Time) {
 
 // AddUser adds a directory user, as of now unless Created says otherwise, and returns its user id.
 func (s *Simulator) AddUser(u NewUser) int64 {
-	o := s.options()
-	w := s.world
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	s.world.mu.Lock()
+	defer s.world.mu.Unlock()
+	return s.world.join(s.options(), u).id
+}
+
+func (w *world) join(o *Options, u NewUser) *account {
 	r := &record{
 		rowID: w.nextRow + 10_000, id: w.nextUser, username: u.Username, externalID: u.ExternalID, firstName: u.FirstName, lastName: u.LastName,
 		role: cmp.Or(u.Role, "member"), invited: u.Invited, created: u.Created.UTC(), otherInfo: u.OtherInfo, kind: cmp.Or(u.Kind, Nothing),
 	}
 	if u.Created.IsZero() {
-		r.created = o.serverNow()
+		r.created = o.blnNow()
 	}
 	if !o.HiddenFractions {
 		r.created = r.created.Truncate(time.Second)
@@ -225,42 +254,45 @@ func (s *Simulator) AddUser(u NewUser) int64 {
 	a := w.addUser(r)
 	at, _ := slices.BinarySearchFunc(w.byCreated, a, byCreated)
 	w.byCreated = slices.Insert(w.byCreated, at, a)
-	return r.id
+	return a
 }
 
 // RemoveUser takes a user out of the organization; rows that were theirs belong to nobody from now on.
 func (s *Simulator) RemoveUser(id int64) {
-	w := s.world
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	s.world.mu.Lock()
+	defer s.world.mu.Unlock()
+	s.world.leave(id)
+}
+
+func (w *world) leave(id int64) {
 	a := w.users[id]
 	if a == nil {
 		return
 	}
+	for _, p := range slices.Clone(w.tied().byUser[id]) {
+		w.decree(p, 0, "")
+	}
 	if at, ok := slices.BinarySearchFunc(w.byCreated, a, byCreated); ok {
 		w.byCreated = slices.Delete(w.byCreated, at, at+1)
 	}
-	key := fold(a.username)
-	w.byUsername[key] = slices.DeleteFunc(w.byUsername[key], func(b *account) bool { return a == b })
+	forget(w.byUsername, fold(a.username), a)
 	w.byName = nil
+	w.ties.unname(a)
 	delete(w.users, id)
-	for _, p := range w.participants {
-		if p.now.For == id {
-			row := *p.now
-			row.For = 0
-			p.now = &row // what is served stays as it is: For is not part of it
-		}
-	}
+	delete(w.deleted, id)
 }
 
 // SetOtherInfo replaces a user's whole otherInfo, valid JSON or not, as somebody else's work; "" makes it absent.
 func (s *Simulator) SetOtherInfo(id int64, raw string) {
 	s.world.mu.Lock()
 	defer s.world.mu.Unlock()
-	s.store(id, raw, true)
+	if a := s.world.users[id]; a != nil {
+		a.theirs = raw
+		a.store(s.options(), raw, true)
+	}
 }
 
-// EditOtherInfo sets one top-level key to a JSON value, or removes it where value is "".
+// EditOtherInfo sets one top-level key to a JSON value, or removes it where value is "", as somebody else's work.
 func (s *Simulator) EditOtherInfo(id int64, key, value string) error {
 	s.world.mu.Lock()
 	defer s.world.mu.Unlock()
@@ -268,37 +300,48 @@ func (s *Simulator) EditOtherInfo(id int64, key, value string) error {
 	if a == nil {
 		return fmt.Errorf("simulator: no user %d", id)
 	}
-	was, err := parse(cmp.Or(a.otherInfo, "{}"))
+	return a.edit(s.options(), key, value)
+}
+
+func (a *account) edit(o *Options, key, value string) error {
+	stored, err := edited(a.otherInfo, key, value)
 	if err != nil {
-		return fmt.Errorf("simulator: otherInfo of user %d: %w", id, err)
+		return fmt.Errorf("simulator: %s of user %d: %w", key, a.id, err)
+	}
+	if a.theirs == a.otherInfo {
+		a.theirs = stored
+	} else if a.theirs, err = edited(a.theirs, key, value); err != nil { // what a PUT has lost stays lost: the edit is all that is known of theirs
+		return fmt.Errorf("simulator: %s of user %d: %w", key, a.id, err)
+	}
+	a.store(o, stored, true)
+	return nil
+}
+
+// edited is an otherInfo with one key set or removed.
+func edited(otherInfo, key, value string) (string, error) {
+	was, err := parse(cmp.Or(otherInfo, "{}"))
+	if err != nil {
+		return "", err
 	}
 	if value == "" {
 		was.remove(key)
 	} else {
 		v, err := parse(value)
 		if err != nil {
-			return fmt.Errorf("simulator: value for %s of user %d: %w", key, id, err)
+			return "", err
 		}
 		was.set(key, v)
 	}
-	s.store(id, object(was.members).raw, true)
-	return nil
+	return object(was.members).raw, nil
 }
 
 // store keeps a new otherInfo. Foreign says whether keys other than ours may have changed.
-func (s *Simulator) store(id int64, raw string, foreign bool) {
-	o := s.options()
-	a := s.world.users[id]
-	if a == nil {
-		return
-	}
-	was := a.record
-	r := &record{
-		rowID: was.rowID, id: id, username: was.username, externalID: was.externalID, firstName: was.firstName, lastName: was.lastName, role: was.role,
-		sms: was.sms, invited: was.invited, created: was.created, modified: o.serverNow(), otherInfo: raw, unwritable: was.unwritable, kind: was.kind, meta: was.meta,
-	}
+func (a *account) store(o *Options, raw string, foreign bool) {
+	r := a.clone()
+	r.modified, r.otherInfo = o.blnNow(), raw
 	if foreign {
 		r.unwritable = unwritable(raw, o.FragmentKey)
+		r.text.Store(nil)
 	}
 	a.record = r
 }
@@ -320,69 +363,88 @@ func unwritable(raw, fragmentKey string) string {
 
 // AddParticipant adds a NameCoach row, as of now unless Updated says otherwise, and returns its id.
 func (s *Simulator) AddParticipant(p Participant) int64 {
-	o := s.options()
-	w := s.world
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	s.world.mu.Lock()
+	defer s.world.mu.Unlock()
+	return s.world.register(s.options(), p).now.ID
+}
+
+func (w *world) register(o *Options, p Participant) *listed {
 	p.ID = w.nextPart
 	w.nextPart++
 	if p.Updated.IsZero() {
-		p.Updated = o.serverNow()
+		p.Updated = o.nameCoachNow()
 	}
 	p.Updated = p.Updated.UTC()
 	if p.Kind == "" && p.For == 0 {
 		p.Kind = cmp.Or(Kind(p.Held), Unmatched)
 	}
-	place := &listed{now: &p}
+	place := &listed{}
 	w.participants[p.ID] = place
+	w.set(place, &p)
 	w.showLater(o, place, &p)
-	return p.ID
+	return place
 }
 
+// showLater shows a row when its time has come: at once unless Options say otherwise.
 func (w *world) showLater(o *Options, place *listed, row *Participant) {
-	if o.LateVisible == 0 {
+	delay := o.LateVisible
+	if o.LateVisibleUpTo > 0 {
+		delay += time.Duration(w.rand.Int64N(int64(o.LateVisibleUpTo) + 1))
+	}
+	place.made++
+	if delay == 0 {
+		place.seen = place.made
 		w.show(place, row)
 		return
 	}
-	w.late = append(w.late, lateChange{o.serverNow().Add(o.LateVisible), place, row})
+	w.late = append(w.late, lateChange{o.nameCoachNow().Add(delay), place, row, place.made})
 }
 
 // UpdateParticipant changes a row and sets its update time to now. It reports whether there is such a row.
 func (s *Simulator) UpdateParticipant(id int64, change func(*Participant)) bool {
-	o := s.options()
-	w := s.world
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	place := w.participants[id]
-	if place == nil {
-		return false
+	s.world.mu.Lock()
+	defer s.world.mu.Unlock()
+	place := s.world.participants[id]
+	if place != nil {
+		s.world.update(s.options(), place, change)
 	}
+	return place != nil
+}
+
+func (w *world) update(o *Options, place *listed, change func(*Participant)) {
 	row := *place.now
 	row.Custom = maps.Clone(row.Custom)
 	change(&row)
-	row.ID, row.Updated = id, o.serverNow()
-	place.now = &row
+	row.ID, row.Updated = place.now.ID, o.nameCoachNow()
+	w.set(place, &row)
 	w.showLater(o, place, &row)
-	return true
 }
 
 // RemoveRecording takes a row's recording away, as DELETE …/pronunciations does.
-func (s *Simulator) RemoveRecording(id int64) bool {
-	return s.UpdateParticipant(id, func(p *Participant) { p.RecordingLink, p.RecordingID, p.RecordingDate = "", "", "" })
-}
+func (s *Simulator) RemoveRecording(id int64) bool { return s.UpdateParticipant(id, silence) }
+
+func silence(p *Participant) { p.RecordingLink, p.RecordingID, p.RecordingDate = "", "", "" }
 
 // DeleteParticipant takes a row out of NameCoach. No window will ever show that (it is why a census exists).
 func (s *Simulator) DeleteParticipant(id int64) bool {
-	w := s.world
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	place := w.participants[id]
-	if place == nil {
-		return false
+	s.world.mu.Lock()
+	defer s.world.mu.Unlock()
+	place := s.world.participants[id]
+	if place != nil {
+		s.world.delete(place)
+	}
+	return place != nil
+}
+
+func (w *world) delete(place *listed) {
+	row := place.now
+	w.left[row.Person()] = true
+	if row.For != 0 {
+		w.deleted[row.For] = append(w.deleted[row.For], row)
 	}
 	w.show(place, nil)
-	delete(w.participants, id)
-	return true
+	w.set(place, nil)
+	delete(w.participants, row.ID)
 }
 
 // Users are all directory users, by id.
@@ -416,61 +478,4 @@ func (s *Simulator) UserOtherInfo(id int64) string {
 		return a.otherInfo
 	}
 	return ""
-}
-
-// ForeignDigests has for each user a digest of every top-level key of otherInfo that is not the bridge's own: the given keys, or the nested
-// and flat layouts' keys where none is given. Equal digests mean that nothing foreign changed: white space, the order of an object's
-// members and the spelling of a string's escapes do not count, a number's digits do.
-func (s *Simulator) ForeignDigests(own ...string) map[int64]string {
-	digests := make(map[int64]string)
-	s.eachForeign(own, func(id int64, foreign node) {
-		sum := sha256.Sum256(appendCanonical(nil, &foreign))
-		digests[id] = hex.EncodeToString(sum[:16])
-	})
-	return digests
-}
-
-// CountForeign is the number of foreign keys of all users together.
-func (s *Simulator) CountForeign(own ...string) int {
-	count := 0
-	s.eachForeign(own, func(_ int64, foreign node) { count += len(foreign.members) })
-	return count
-}
-
-func (s *Simulator) eachForeign(own []string, do func(int64, node)) {
-	o := s.options()
-	if len(own) == 0 {
-		own = ownKeys(o.FragmentKey)
-	}
-	s.world.mu.RLock()
-	records := make([]*record, 0, len(s.world.users))
-	for _, a := range s.world.users {
-		records = append(records, a.record)
-	}
-	s.world.mu.RUnlock()
-	for _, r := range records {
-		n, err := parse(cmp.Or(r.otherInfo, "{}"))
-		if err != nil {
-			n = node{kind: '"', text: r.otherInfo}
-		}
-		for _, key := range own {
-			n.remove(key)
-		}
-		if n.kind == 'n' {
-			n = node{kind: '{'} // null and {} are the same to whoever reads it
-		}
-		if o.DropNulls {
-			n = dropNulls(n)
-		}
-		do(r.id, n)
-	}
-}
-
-// ownKeys are the keys of the nested and of the flat layout (design of the fragment: five keys).
-func ownKeys(key string) []string {
-	own := []string{key}
-	for _, field := range []string{"name_badge_link", "recording_link", "recording_id", "recording_date", "event_title"} {
-		own = append(own, key+"_"+field)
-	}
-	return own
 }

@@ -1,0 +1,735 @@
+package simulator
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ChangeKind is what happens in a Change. It reads well after a person's name.
+type ChangeKind string
+
+// What people, administrators and other applications do while a bridge runs.
+const (
+	RecordsAnew         ChangeKind = "records anew" // a new recording id, link and date
+	RecordsFirst        ChangeKind = "records for the first time"
+	RemovesRecording    ChangeKind = "removes the recording" // and keeps the badge
+	JoinsNameCoach      ChangeKind = "is added to NameCoach" // a row for a user whom BLN has
+	JoinsBLN            ChangeKind = "is added to BLN"       // a user for a person whom NameCoach has
+	LeavesNameCoach     ChangeKind = "is deleted from NameCoach"
+	CorrectsAddress     ChangeKind = "gets a corrected address" // the same row: of another person now, or found by its institution id
+	LeavesBLN           ChangeKind = "is deleted from BLN"
+	Merges              ChangeKind = "gets a second account merged in" // whose user id is gone then
+	ChangesExternalID   ChangeKind = "gets another external id"
+	OtherAppWrites      ChangeKind = "is edited by another application" // a foreign key of otherInfo is added, changed or removed
+	FragmentOverwritten ChangeKind = "has the fragment overwritten"     // by somebody who is not the bridge
+	FragmentRemoved     ChangeKind = "has the fragment removed"
+)
+
+// Weights say how likely each kind of change is beside the others; what is not in them does not happen.
+type Weights map[ChangeKind]int
+
+// EveryKind are weights under which everything happens, and the frequent things often.
+func EveryKind() Weights {
+	return Weights{
+		RecordsAnew: 30, RecordsFirst: 12, RemovesRecording: 6, JoinsNameCoach: 10, JoinsBLN: 6, LeavesNameCoach: 3, CorrectsAddress: 4, LeavesBLN: 2,
+		Merges: 1, ChangesExternalID: 3, OtherAppWrites: 18, FragmentOverwritten: 2, FragmentRemoved: 3,
+	}
+}
+
+// Without are the weights without those kinds.
+func (w Weights) Without(kinds ...ChangeKind) Weights {
+	kept := maps.Clone(w)
+	for _, k := range kinds {
+		delete(kept, k)
+	}
+	return kept
+}
+
+// Change is one thing that happened.
+type Change struct {
+	Number       int // from 1
+	Kind         ChangeKind
+	At           time.Time // on the clock of the server where it happened
+	Name         string    // of the person, fit for a terminal
+	User         int64     // the directory user whom it is about, 0 = none; of two accounts the one that stays
+	Gone         int64     // the user id that is no more
+	Participants []int64   // the rows that it is about
+	Key          string    // of otherInfo, which another application has written
+	Users        []int64   // for whom something is to be written or cleared since, deletions noticed: whom to wait for, by Mismatch
+}
+
+func (c Change) String() string {
+	text := fmt.Sprintf("%s %s", cmp.Or(c.Name, "somebody"), c.Kind)
+	if c.Key != "" {
+		text += ": " + c.Key
+	}
+	if c.User != 0 {
+		text += fmt.Sprintf(" · user %d", c.User)
+	}
+	if c.Gone != 0 && c.Gone != c.User {
+		text += fmt.Sprintf(", was %d", c.Gone)
+	}
+	if len(c.Participants) > 0 {
+		text += " · participant " + strings.Trim(fmt.Sprint(c.Participants), "[]")
+	}
+	return text
+}
+
+// LifeOptions say what a Life is like.
+type LifeOptions struct {
+	Seed    uint64  // the same seed and the same world give the same changes, whatever a bridge writes meanwhile
+	Weights Weights // nil = EveryKind
+	// Avoid is how long others leave the otherInfo of a user alone after a GET or PUT of it. BLN has no versions, so what they write between
+	// a bridge's GET and its PUT is lost, and nobody can help it; with Avoid longer than a bridge takes between the two, none is lost.
+	// Whom they take instead depends on the bridge.
+	Avoid time.Duration
+}
+
+// Life changes a world, one thing at a time, and keeps its truth right: whose rows are, what was right before, and what foreign keys there
+// should be. It goes by the default rules (external id, then address) for the people whom a change is about, also where a test has decreed
+// otherwise. No call waits for anything, and nothing happens between calls.
+//
+// It keeps to what a bridge can find out: rows that changed since Settled, and rows beside which another of the same event could be taken
+// for their successor, are not deleted.
+type Life struct {
+	mu      sync.Mutex
+	s       *Simulator
+	w       *world
+	g       *generator // makes names, keys and links as it did in the beginning
+	seed    uint64
+	weights Weights
+	avoid   time.Duration
+	n       int
+	touched map[int64]bool // rows that changed since Settled
+
+	// of the change at hand
+	o       *Options
+	r       *rand.Rand
+	watched map[int64]watch
+	order   []int64 // of watched
+}
+
+// watch is what was right for a user before a change.
+type watch struct {
+	UserTruth
+	speaks *Participant
+}
+
+// Life begins with the world as it is.
+func (s *Simulator) Life(o LifeOptions) *Life {
+	if o.Weights == nil {
+		o.Weights = EveryKind()
+	}
+	s.world.mu.Lock()
+	s.world.tied()
+	s.world.mu.Unlock()
+	l := &Life{s: s, w: s.world, seed: o.Seed, weights: o.Weights, avoid: o.Avoid, touched: map[int64]bool{}}
+	l.g = &generator{w: s.world, taken: map[string]bool{}, edges: map[Kind]int{}, events: s.Events()}
+	if len(l.g.events) == 0 {
+		l.g.events = []Event{{Title: "Staff", Slug: "staff", AccessCode: "5TAFF", Code: "F00D"}}
+	}
+	return l
+}
+
+// Next makes one change, of a kind drawn by weight. It is false where none of them is possible.
+func (l *Life) Next() (Change, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	l.o = l.s.options()
+	l.g.o = l.o
+	// Dice of its own for each change: how often one of them was thrown in vain must not matter to the next.
+	l.r = rand.New(rand.NewPCG(l.seed, uint64(l.n)))
+	l.g.r = l.r
+	possible := maps.Clone(l.weights)
+	for {
+		kind := l.draw(possible)
+		if kind == "" {
+			return Change{}, false
+		}
+		l.watched, l.order = map[int64]watch{}, nil
+		c := Change{Number: l.n + 1, Kind: kind, At: l.o.nameCoachNow()}
+		if does[kind](l, &c) {
+			l.n++
+			l.conclude(&c)
+			return c, true
+		}
+		delete(possible, kind)
+	}
+}
+
+// Changes makes n changes, or as many as are possible.
+func (l *Life) Changes(n int) []Change {
+	var all []Change
+	for range n {
+		c, ok := l.Next()
+		if !ok {
+			break
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// Settled says that the bridge has carried everything over so far: what was right before no longer excuses anybody who is right now.
+func (l *Life) Settled() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	clear(l.touched)
+	o := l.s.options()
+	maps.DeleteFunc(l.w.past, func(id int64, _ *past) bool {
+		a := l.w.users[id]
+		if a == nil {
+			return true
+		}
+		u, _ := a.truth(rowsNow(l.w.tied().byUser[id]))
+		return a.shows(o, u.Fragment)
+	})
+}
+
+var kinds = []ChangeKind{
+	RecordsAnew, RecordsFirst, RemovesRecording, JoinsNameCoach, JoinsBLN, LeavesNameCoach, CorrectsAddress, LeavesBLN, Merges, ChangesExternalID,
+	OtherAppWrites, FragmentOverwritten, FragmentRemoved,
+}
+
+var does = map[ChangeKind]func(*Life, *Change) bool{
+	RecordsAnew: (*Life).recordsAnew, RecordsFirst: (*Life).recordsFirst, RemovesRecording: (*Life).removesRecording,
+	JoinsNameCoach: (*Life).joinsNameCoach, JoinsBLN: (*Life).joinsBLN, LeavesNameCoach: (*Life).leavesNameCoach,
+	CorrectsAddress: (*Life).correctsAddress, LeavesBLN: (*Life).leavesBLN, Merges: (*Life).merges, ChangesExternalID: (*Life).changesExternalID,
+	OtherAppWrites: (*Life).otherAppWrites, FragmentOverwritten: (*Life).fragmentOverwritten, FragmentRemoved: (*Life).fragmentRemoved,
+}
+
+func (l *Life) draw(weights Weights) ChangeKind {
+	sum := 0
+	for _, k := range kinds {
+		sum += max(weights[k], 0)
+	}
+	if sum == 0 {
+		return ""
+	}
+	at := l.r.IntN(sum)
+	for _, k := range kinds {
+		if at -= max(weights[k], 0); at < 0 {
+			return k
+		}
+	}
+	return ""
+}
+
+// anyOf is any id below n that will do, -1 where none does.
+func (l *Life) anyOf(n int64, do func(id int64) bool) int64 {
+	for range 64 {
+		if id := l.r.Int64N(n); do(id) {
+			return id
+		}
+	}
+	from := l.r.Int64N(n)
+	for i := range n {
+		if id := (from + i) % n; do(id) {
+			return id
+		}
+	}
+	return -1
+}
+
+func (l *Life) anyRow(ok func(*Participant) bool) *listed {
+	return l.w.participants[l.anyOf(l.w.nextPart, func(id int64) bool {
+		p := l.w.participants[id]
+		return p != nil && ok(p.now)
+	})]
+}
+
+func (l *Life) anyUser(ok func(*account) bool) *account {
+	return l.w.users[l.anyOf(l.w.nextUser, func(id int64) bool {
+		a := l.w.users[id]
+		return a != nil && ok(a)
+	})]
+}
+
+// whole users have no row that was deleted: what becomes of them does not depend on who has noticed.
+func (l *Life) whole(a *account) bool { return len(l.w.deleted[a.id]) == 0 }
+
+// undisturbed users have not been read or written for a while.
+func (l *Life) undisturbed(a *account) bool {
+	if l.avoid <= 0 {
+		return true
+	}
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	at, visited := l.s.visited[a.id]
+	return !visited || l.o.Now().Sub(at) >= l.avoid
+}
+
+func (l *Life) recordsAnew(c *Change) bool {
+	p := l.anyRow(func(p *Participant) bool { return p.For != 0 && p.recorded() })
+	return l.records(c, p)
+}
+
+func (l *Life) recordsFirst(c *Change) bool {
+	p := l.anyRow(func(p *Participant) bool {
+		return p.For != 0 && strings.TrimSpace(p.NameBadgeLink) != "" && linkRefusal(p.NameBadgeLink) == "" &&
+			!slices.ContainsFunc(l.w.ties.byUser[p.For], func(q *listed) bool { return q.now.recorded() })
+	})
+	return l.records(c, p)
+}
+
+func (l *Life) records(c *Change, p *listed) bool {
+	if p == nil {
+		return false
+	}
+	l.about(c, p)
+	l.w.update(l.o, p, l.record)
+	return true
+}
+
+// record gives a row a recording that nobody has had.
+func (l *Life) record(row *Participant) {
+	l.w.recordings++
+	number := 1_000_000_000 + l.w.recordings
+	if row.RecordingIDNumber = l.r.IntN(5) == 0; row.RecordingIDNumber {
+		row.RecordingID = fmt.Sprint(number)
+	} else {
+		row.RecordingID = fmt.Sprintf("recording_%016x%016x", l.r.Uint64(), number)
+	}
+	row.RecordingLink = fmt.Sprintf("https://namewaves.s3.amazonaws.com/%s.mp3?digest=%016x", strings.TrimPrefix(row.RecordingID, "recording_"), l.r.Uint64())
+	row.RecordingDate = l.o.nameCoachNow().Format("2006-01-02T15:04:05.000-07:00")
+}
+
+func (l *Life) removesRecording(c *Change) bool {
+	p := l.anyRow(func(p *Participant) bool {
+		return p.For != 0 && p.recorded() && strings.TrimSpace(p.NameBadgeLink) != ""
+	})
+	if p == nil {
+		return false
+	}
+	l.about(c, p)
+	l.w.update(l.o, p, silence)
+	return true
+}
+
+func (l *Life) joinsNameCoach(c *Change) bool {
+	again := l.r.IntN(3) == 0 // one more event for somebody who is in one
+	fit := func(a *account) bool {
+		rows := l.w.ties.byUser[a.id]
+		return l.whole(a) && !l.w.shared(a) && !l.w.left[fold(a.username)] && l.reachable(a) && (len(rows) > 0) == again &&
+			!slices.ContainsFunc(rows, func(p *listed) bool { return l.w.left[p.now.Person()] })
+	}
+	a := l.anyUser(fit)
+	if a == nil {
+		again = !again
+		a = l.anyUser(fit)
+	}
+	if a == nil {
+		return false
+	}
+	p := nameOf(a)
+	var k keys
+	taken := map[string]bool{} // events that the person is in
+	if rows := l.w.ties.byUser[a.id]; again {
+		like := rows[l.r.IntN(len(rows))].now
+		k = keys{strings.TrimSpace(like.Email), like.InstitutionID, false}
+		for _, p := range l.w.ties.byPerson[like.Person()] {
+			taken[p.now.EventAccessCode] = true
+		}
+	} else {
+		k = l.g.keys(p)
+	}
+	events := slices.DeleteFunc(slices.Clone(l.g.events), func(e Event) bool { return taken[e.AccessCode] })
+	if len(events) == 0 {
+		return false
+	}
+	row := l.g.at(p, pick(l.g, events))
+	row.For, row.Kind, row.Email, row.InstitutionID = 0, Recorded, k.email, k.institution
+	if k.email != "" {
+		row.Email = l.g.spelled(k.email)
+	}
+	if l.g.chance(0.7) {
+		l.record(&row)
+	}
+	l.watch(a.id)
+	place := l.w.register(l.o, row)
+	c.User = a.id
+	l.about(c, place)
+	l.relink(place.now.Person())
+	return true
+}
+
+// reachable users have a key that a row can name them by.
+func (l *Life) reachable(a *account) bool {
+	return strings.Contains(a.username, "@") || strings.TrimSpace(a.externalID) != ""
+}
+
+// nameOf is a user as a person of that name.
+func nameOf(a *account) person {
+	plain := func(s string) string {
+		return strings.Map(func(c rune) rune {
+			if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' {
+				return c
+			}
+			return -1
+		}, strings.ToLower(s))
+	}
+	local, _, _ := strings.Cut(a.username, "@")
+	given, family, _ := strings.Cut(local, ".")
+	return person{a.record, personName{a.firstName, cmp.Or(plain(given), "user")}, personName{a.lastName, cmp.Or(plain(family), fmt.Sprint(a.id))}}
+}
+
+func (l *Life) joinsBLN(c *Change) bool {
+	p := l.anyRow(func(p *Participant) bool {
+		return p.For == 0 && p.Held == "" && p.Person() != "" && !l.w.left[p.Person()]
+	})
+	if p == nil {
+		return false
+	}
+	row := p.now
+	id := l.w.nextUser
+	u := NewUser{Username: strings.TrimSpace(row.Email), FirstName: row.FirstName, LastName: row.LastName, OtherInfo: l.g.otherInfo(id), Invited: l.g.chance(0.1)}
+	if u.Username == "" || l.g.chance(0.5) {
+		u.ExternalID = strings.TrimSpace(row.InstitutionID)
+	}
+	switch {
+	case u.Username == "":
+		u.Username = l.g.address(fmt.Sprintf("new.member%d", id), "demo.example")
+	case l.g.chance(0.5):
+		u.Username = strings.ToLower(u.Username)
+	}
+	a := l.w.join(l.o, u)
+	c.At, c.User = l.o.blnNow(), a.id
+	l.about(c, p)
+	l.watch(a.id)
+	l.relink(l.bearers(a)...)
+	return true
+}
+
+func (l *Life) leavesNameCoach(c *Change) bool {
+	everywhere := l.r.IntN(2) == 0 // or from one event
+	leaving := func(p *Participant) []*listed {
+		all := l.w.ties.byPerson[p.Person()]
+		if everywhere {
+			return all
+		}
+		for _, q := range all {
+			if q.now.ID != p.ID && q.now.EventAccessCode == p.EventAccessCode {
+				return nil
+			}
+		}
+		return []*listed{l.w.participants[p.ID]}
+	}
+	p := l.anyRow(func(p *Participant) bool {
+		rows := leaving(p)
+		return p.For != 0 && len(rows) > 0 && !l.w.left[p.Person()] && l.keeps(p.Person(), rows) &&
+			!slices.ContainsFunc(rows, func(p *listed) bool { return l.touched[p.now.ID] })
+	})
+	if p == nil {
+		return false
+	}
+	for _, q := range slices.Clone(leaving(p.now)) {
+		l.about(c, q)
+		l.w.delete(q)
+	}
+	return true
+}
+
+// keeps reports whether a person's other rows would be whose they are without these.
+func (l *Life) keeps(person string, without []*listed) bool {
+	rest := slices.DeleteFunc(slices.Clone(l.w.ties.byPerson[person]), func(p *listed) bool { return slices.Contains(without, p) })
+	user, held := l.w.whose(rowsNow(rest))
+	return !slices.ContainsFunc(rest, func(p *listed) bool { return p.now.For != user || p.now.Held != held })
+}
+
+func (l *Life) correctsAddress(c *Change) bool {
+	for _, variety := range l.r.Perm(3) {
+		if l.corrects(c, variety) {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *Life) corrects(c *Change, variety int) bool {
+	p := l.anyRow(func(p *Participant) bool {
+		// That it is the same row can be seen by its badge.
+		if strings.TrimSpace(p.NameBadgeLink) == "" || l.w.left[p.Person()] || !l.keeps(p.Person(), []*listed{l.w.participants[p.ID]}) {
+			return false
+		}
+		switch a := l.w.users[p.For]; variety {
+		case 0: // an address that was nobody's
+			return p.For == 0 && p.Held == ""
+		case 1: // the institution id goes on naming the user
+			return a != nil && l.whole(a) && strings.TrimSpace(a.externalID) != "" && !l.w.shared(a)
+		default: // an address that was somebody else's
+			return a != nil && l.whole(a)
+		}
+	})
+	if p == nil {
+		return false
+	}
+	was := p.now
+	of := l.w.users[was.For]
+	if variety != 1 {
+		of = l.anyUser(func(a *account) bool {
+			return a.id != was.For && l.whole(a) && !l.w.shared(a) && l.reachable(a) && !l.w.left[fold(a.username)] && !l.w.left[strings.TrimSpace(a.externalID)]
+		})
+	}
+	if of == nil {
+		return false
+	}
+	l.about(c, p)
+	l.watch(of.id)
+	c.User = of.id
+	l.w.update(l.o, p, func(row *Participant) {
+		row.Email, row.InstitutionID = "", of.externalID
+		switch {
+		case variety == 1:
+			row.Email = l.g.address("corrected."+nameOf(of).given.ascii, "home.example")
+		case strings.Contains(of.username, "@"):
+			row.Email = l.g.spelled(of.username)
+		}
+	})
+	l.relink(was.Person(), p.now.Person())
+	return true
+}
+
+func (l *Life) leavesBLN(c *Change) bool {
+	a := l.anyUser(l.whole)
+	if a == nil {
+		return false
+	}
+	l.named(c, a)
+	c.Gone = a.id
+	people := l.bearers(a)
+	l.leave(a, people)
+	return true
+}
+
+func (l *Life) merges(c *Change) bool {
+	kept := l.anyUser(l.whole)
+	gone := l.anyUser(func(a *account) bool { return a != kept && l.whole(a) })
+	if kept == nil || gone == nil {
+		return false
+	}
+	l.named(c, kept)
+	c.Gone = gone.id
+	people := append(l.bearers(gone), l.bearers(kept)...)
+	l.watch(kept.id)
+	inherits := strings.TrimSpace(kept.externalID) == "" && strings.TrimSpace(gone.externalID) != "" && !l.w.shared(gone)
+	l.leave(gone, nil)
+	if inherits {
+		l.w.rename(l.o, kept, gone.externalID)
+	}
+	l.relink(people...)
+	return true
+}
+
+// leave takes a user out of the directory; people are those who may have been linked to it.
+func (l *Life) leave(a *account, people []string) {
+	for _, p := range l.w.ties.byUser[a.id] {
+		l.touched[p.now.ID] = true
+	}
+	l.w.leave(a.id)
+	l.relink(people...)
+}
+
+func (l *Life) changesExternalID(c *Change) bool {
+	a := l.anyUser(func(a *account) bool { return l.whole(a) && strings.TrimSpace(a.externalID) != "" })
+	if a == nil {
+		return false
+	}
+	l.named(c, a)
+	people := l.bearers(a)
+	l.watch(a.id)
+	id := fmt.Sprintf("C-%d-%d", a.id, l.n)
+	if strings.Contains(a.username, "@") && l.r.IntN(6) == 0 {
+		id = ""
+	}
+	l.w.rename(l.o, a, id)
+	l.relink(people...)
+	return true
+}
+
+// bearers are the people who have a key of that user, or the address of one with the same external id.
+func (l *Life) bearers(a *account) []string {
+	var people []string
+	id := strings.TrimSpace(a.externalID)
+	for _, b := range append([]*account{a}, l.w.ties.byExternal[id]...) {
+		for _, p := range l.w.ties.byPerson[fold(b.username)] {
+			people = append(people, p.now.Person())
+		}
+	}
+	for _, p := range l.w.ties.byID[id] {
+		people = append(people, p.now.Person())
+	}
+	return people
+}
+
+// editable users have an otherInfo that another application can write to.
+func (l *Life) editable(a *account) bool {
+	n, err := parse(cmp.Or(a.theirs, "{}"))
+	return err == nil && (n.kind == '{' || n.kind == 'n') && l.undisturbed(a)
+}
+
+func (l *Life) otherAppWrites(c *Change) bool {
+	a := l.anyUser(l.editable)
+	if a == nil {
+		return false
+	}
+	theirs := foreignPart(l.o, a.theirs, l.o.own())
+	key, value := fmt.Sprintf("app-%d_%s", l.n, pick(l.g, freeKeys)), pick(l.g, freeValues)
+	if len(theirs.members) > 0 && (len(theirs.members) > 95 || l.r.IntN(2) == 0) {
+		was := &theirs.members[l.r.IntN(len(theirs.members))]
+		key = was.key
+		switch documented := slices.Contains(documentedKeys, key); {
+		case l.r.IntN(10) == 0:
+			value = ""
+		case documented:
+			value = l.g.documented(key, a.id)
+		default:
+			for value == was.value.raw {
+				value = pick(l.g, freeValues)
+			}
+		}
+	}
+	return l.edits(c, a, key, value)
+}
+
+// spoilt are values that others might put under our key.
+var spoilt = []string{
+	`"somebody was here"`, `{}`, `[]`, `{"name_badge_link":"https://www.name-coach.com/somebody-else","recording_link":null}`, `{"note":"ours now"}`, "17",
+}
+
+func (l *Life) fragmentOverwritten(c *Change) bool { return l.drifts(c, pick(l.g, spoilt)) }
+
+func (l *Life) fragmentRemoved(c *Change) bool { return l.drifts(c, "") }
+
+// drifts does to the fragment what only the bridge may.
+func (l *Life) drifts(c *Change, value string) bool {
+	a := l.anyUser(func(a *account) bool {
+		u, _ := a.truth(rowsNow(l.w.ties.byUser[a.id]))
+		return u.Fragment != nil && l.whole(a) && l.editable(a)
+	})
+	if a == nil || !l.edits(c, a, l.o.FragmentKey, value) {
+		return false
+	}
+	c.Users = []int64{a.id}
+	if value != "" {
+		p := l.w.pastOf(a.id)
+		p.foreign = append(p.foreign, value)
+	}
+	return true
+}
+
+func (l *Life) edits(c *Change, a *account, key, value string) bool {
+	l.watch(a.id)
+	if err := a.edit(l.o, key, value); err != nil {
+		return false
+	}
+	l.named(c, a)
+	c.Key = key
+	return true
+}
+
+// named says whom of the directory a change is about.
+func (l *Life) named(c *Change, a *account) {
+	c.At, c.User, c.Name = l.o.blnNow(), a.id, clean(a.firstName+" "+a.lastName)
+}
+
+// about says which row a change is about, before it is changed.
+func (l *Life) about(c *Change, p *listed) {
+	l.watch(p.now.For)
+	l.touched[p.now.ID] = true
+	c.User = cmp.Or(c.User, p.now.For)
+	c.Name = cmp.Or(c.Name, clean(p.now.FirstName+" "+p.now.LastName))
+	c.Participants = append(c.Participants, p.now.ID)
+}
+
+// watch remembers what is right for a user before a change.
+func (l *Life) watch(id int64) {
+	a := l.w.users[id]
+	if _, watched := l.watched[id]; a == nil || watched {
+		return
+	}
+	u, speaks := a.truth(rowsNow(l.w.ties.byUser[id]))
+	l.watched[id] = watch{u, speaks}
+	l.order = append(l.order, id)
+}
+
+// relink says anew whose the rows of these people are.
+func (l *Life) relink(people ...string) {
+	type verdict struct {
+		p    *listed
+		user int64
+		held string
+	}
+	var all []verdict
+	slices.Sort(people)
+	for _, person := range slices.Compact(people) {
+		rows := l.w.ties.byPerson[person]
+		user, held := l.w.whose(rowsNow(rows))
+		for _, p := range rows {
+			if p.now.For != user || p.now.Held != held {
+				all = append(all, verdict{p, user, held})
+				l.watch(p.now.For)
+				l.watch(user)
+			}
+		}
+	}
+	for _, v := range all {
+		l.touched[v.p.now.ID] = true
+		l.w.decree(v.p, v.user, v.held)
+	}
+}
+
+// conclude compares what is right now with what was.
+func (l *Life) conclude(c *Change) {
+	for _, id := range l.order {
+		a, was := l.w.users[id], l.watched[id]
+		if a == nil {
+			continue
+		}
+		now, _ := a.truth(rowsNow(l.w.ties.byUser[id]))
+		p := l.w.past[id]
+		if p != nil && now.Fragment != nil {
+			p.unclear = false
+		}
+		if was.Fragment.same(now.Fragment) {
+			continue
+		}
+		if !slices.Contains(c.Users, id) {
+			c.Users = append(c.Users, id)
+		}
+		if was.Fragment == nil {
+			continue
+		}
+		p = l.w.pastOf(id)
+		p.former = append(p.former, was.Fragment)
+		switch c.Kind {
+		case JoinsBLN, LeavesBLN, Merges, ChangesExternalID:
+			row := l.w.participants[was.speaks.ID]
+			p.unclear = now.Fragment == nil && row != nil && row.now.For == 0
+		}
+	}
+}
+
+func (w *world) pastOf(id int64) *past {
+	if w.past[id] == nil {
+		w.past[id] = &past{}
+	}
+	return w.past[id]
+}
+
+// same reports whether two fragments say the same; nil says nothing.
+func (f *Fragment) same(other *Fragment) bool {
+	if f == nil || other == nil {
+		return f == other
+	}
+	return f.JSON() == other.JSON()
+}
