@@ -4,42 +4,32 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math/bits"
 	"net/url"
 	"slices"
 	"strings"
 )
 
-// searchable is the text by which a user is found, made when first asked for.
-type searchable struct {
-	user, organizationUser string            // folded, for query
-	columns                map[string]string // for search; folded
-}
+// searchable is the text by which `query` finds a user, folded; made when first asked for.
+type searchable struct{ user, organizationUser string }
 
 func (r *record) searchable() *searchable {
 	if t := r.text.Load(); t != nil {
 		return t
 	}
-	t := &searchable{columns: map[string]string{"firstname": fold(r.firstName), "lastname": fold(r.lastName)}}
 	var more []string
-	if n, err := parse(cmp.Or(r.otherInfo, "{}")); err == nil {
-		for _, key := range []string{"personalEmail", "workEmail", "email", "homePhone", "mobilePhone", "workPhone", "phone", "birthYear"} {
-			if v := n.get(key); v != nil && (v.kind == '"' || v.kind == '0') {
-				t.columns[key] = fold(v.text)
-				if key != "birthYear" {
-					more = append(more, t.columns[key])
-				}
+	eachMember(r.otherInfo, func(key string, v *node) {
+		switch key {
+		case "personalEmail", "workEmail", "email", "homePhone", "mobilePhone", "workPhone", "phone":
+			if v.kind == '"' || v.kind == '0' {
+				more = append(more, fold(v.text))
 			}
 		}
-		if address := n.get("address"); address != nil {
-			for _, key := range []string{"street-address", "locality", "postal-code"} {
-				if v := address.get(key); v != nil && v.kind == '"' {
-					t.columns[key] = fold(v.text)
-				}
-			}
-		}
+	})
+	t := &searchable{
+		user:             strings.Join([]string{fold(r.firstName), fold(r.lastName), fold(r.username), r.sms}, "\n"),
+		organizationUser: strings.Join(append(more, fold(r.externalID)), "\n"),
 	}
-	t.user = strings.Join([]string{fold(r.firstName), fold(r.lastName), fold(r.username), r.sms}, "\n")
-	t.organizationUser = strings.Join(append(more, fold(r.externalID)), "\n")
 	r.text.Store(t)
 	return t
 }
@@ -50,6 +40,106 @@ func (r *record) mentions(want string, on []string) bool {
 	t := r.searchable()
 	return slices.Contains(on, "user") && strings.Contains(t.user, want) ||
 		slices.Contains(on, "organizationUser") && strings.Contains(t.organizationUser, want)
+}
+
+// searchColumn is what `search` compares, folded.
+func (r *record) searchColumn(name string) string {
+	switch name {
+	case "firstname":
+		return fold(r.firstName)
+	case "lastname":
+		return fold(r.lastName)
+	}
+	text := ""
+	eachMember(r.otherInfo, func(key string, v *node) {
+		switch name {
+		case "street-address", "locality", "postal-code":
+			if key != "address" {
+				return
+			}
+			if v = v.get(name); v == nil || v.kind != '"' {
+				return
+			}
+		case key:
+		default:
+			return
+		}
+		if v.kind == '"' || v.kind == '0' {
+			text = fold(v.text)
+		}
+	})
+	return text
+}
+
+// sieve says quickly who cannot be meant by a query: a server has an index, and this one shares its machine with what it tests. Of each
+// three bytes that follow each other in a user's text, a bit is set.
+type sieve struct {
+	accounts []*account
+	bits     [1024][]uint64 // one bit for each of accounts
+	changed  []*account     // whose text may be another since
+}
+
+func trigrams(text string) func(yield func(int) bool) {
+	return func(yield func(int) bool) {
+		for i := range len(text) - 2 {
+			n := uint32(text[i])<<16 | uint32(text[i+1])<<8 | uint32(text[i+2])
+			if !yield(int(n * 2654435761 >> 22)) {
+				return
+			}
+		}
+	}
+}
+
+// candidates are all users in whose text want may be, and others. The world must be locked for writing.
+func (w *world) candidates(want string) []*account {
+	if w.sieve == nil {
+		w.sieve = &sieve{changed: slices.Clone(w.byCreated)}
+	}
+	s := w.sieve
+	for _, a := range s.changed {
+		at := len(s.accounts)
+		s.accounts = append(s.accounts, a)
+		t := a.searchable()
+		for _, text := range []string{t.user, t.organizationUser} {
+			for gram := range trigrams(text) {
+				for len(s.bits[gram]) <= at/64 {
+					s.bits[gram] = append(s.bits[gram], 0)
+				}
+				s.bits[gram][at/64] |= 1 << (at % 64)
+			}
+		}
+	}
+	s.changed = s.changed[:0]
+	var left []uint64
+	first := true
+	for gram := range trigrams(want) {
+		column := s.bits[gram]
+		if first {
+			left, first = slices.Clone(column), false
+			continue
+		}
+		left = left[:min(len(left), len(column))]
+		for i := range left {
+			left[i] &= column[i]
+		}
+	}
+	found := map[*account]bool{} // who changed is in it more than once
+	for i, word := range left {
+		for ; word != 0; word &= word - 1 {
+			if a := s.accounts[i*64+bits.TrailingZeros64(word)]; w.users[a.id] == a {
+				found[a] = true
+			}
+		}
+	}
+	return slices.Collect(maps.Keys(found))
+}
+
+// misread says that a user's text may be another.
+func (w *world) misread(a *account) {
+	a.text.Store(nil)
+	if w.sieve != nil {
+		w.sieve.changed = append(w.sieve.changed, a)
+	}
 }
 
 // searchColumns are those of BLN 7652.
@@ -108,7 +198,7 @@ func (e *exchange) readSearch(l *listing, v url.Values) error {
 				have = []string{fold(r.username)}
 			}
 		default:
-			have = []string{r.searchable().columns[c.column]}
+			have = []string{r.searchColumn(c.column)}
 		}
 		for _, text := range have {
 			if text == "" {

@@ -40,15 +40,17 @@ func (e *exchange) listUsers() {
 	if e.o.LinkHeader {
 		e.linkHeader(l, rows, more)
 	}
-	b := []byte{'['}
-	for i, r := range rows {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = e.appendUser(b, r, listRow)
-	}
 	e.json(http.StatusOK)
-	e.w.writeString(string(append(b, ']')))
+	e.w.send(func(b []byte, flush func([]byte) []byte) []byte {
+		b = append(b, '[')
+		for i, r := range rows {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = flush(e.appendUser(b, r, listRow))
+		}
+		return append(b, ']')
+	})
 }
 
 // listing is what one request for users asks for.
@@ -138,6 +140,11 @@ func (e *exchange) readListing(v url.Values) (listing, error) {
 		}
 		was, want := l.match, fold(text)
 		l.match = func(r *record) bool { return (was == nil || was(r)) && r.mentions(want, on) }
+		if !l.indexed && len(want) >= 3 {
+			e.s.world.mu.Lock()
+			l.candidates, l.indexed = e.s.world.candidates(want), true
+			e.s.world.mu.Unlock()
+		}
 	}
 	return l, nil
 }
@@ -322,8 +329,12 @@ func (e *exchange) getUser() {
 	if r == nil {
 		return
 	}
+	e.user(r, fullRow)
+}
+
+func (e *exchange) user(r *record, form rowForm) {
 	e.json(http.StatusOK)
-	e.w.writeString(string(e.appendUser(nil, r, fullRow)))
+	e.w.send(func(b []byte, _ func([]byte) []byte) []byte { return e.appendUser(b, r, form) })
 }
 
 // putUser is PUT /organizations/{o}/users/{id} (BLN 7221-7520).
@@ -376,9 +387,9 @@ func (e *exchange) putUser() {
 		if e.o.ReorderKeys {
 			slices.SortFunc(kept.members, func(x, y member) int { return strings.Compare(x.key, y.key) })
 		}
-		a.store(e.o, object(kept.members).raw, false)
+		w.store(e.o, a, object(kept.members).raw, false)
 		if len(wrote.Lost) > 0 || e.o.DropForeignKeyOnPut != (Tamper{}) || e.o.ChangeForeignKeyOnPut != (Tamper{}) {
-			a.text.Store(nil)
+			w.misread(a)
 		}
 		e.s.note(wrote)
 	}
@@ -387,8 +398,7 @@ func (e *exchange) putUser() {
 	w.mu.Unlock()
 
 	form := map[PutAnswer]rowForm{Full: fullRow, Short: shortRow, StaleListRow: partialRow}[e.o.PutAnswer]
-	e.json(http.StatusOK)
-	e.w.writeString(string(e.appendUser(nil, r, form)))
+	e.user(r, form)
 }
 
 // overwrite carries out what a bridge must never ask for: PUT can change role and externalId too (BLN 7287).
@@ -400,7 +410,7 @@ func (e *exchange) overwrite(a *account, body *node) {
 	if external != nil {
 		e.s.world.rename(e.o, a, external.text)
 	} else {
-		a.store(e.o, a.otherInfo, false) // a record of its own
+		e.s.world.store(e.o, a, a.otherInfo, false) // a record of its own
 	}
 	if role != nil {
 		a.record.role = role.text

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -267,6 +268,23 @@ func (a *answer) pass(b []byte) (int, error) {
 		return n, err
 	}
 	return whole, nil
+}
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 64<<10); return &b }}
+
+// send writes what fill appends, in pieces: flush sends what there is when that is much.
+func (a *answer) send(fill func(b []byte, flush func([]byte) []byte) []byte) {
+	buffer := buffers.Get().(*[]byte)
+	b := fill((*buffer)[:0], func(b []byte) []byte {
+		if len(b) < 48<<10 {
+			return b
+		}
+		_, _ = a.Write(b) // the client may have gone: nobody is left to tell
+		return b[:0]
+	})
+	_, _ = a.Write(b)
+	*buffer = b
+	buffers.Put(buffer)
 }
 
 func (a *answer) writeString(s string) {

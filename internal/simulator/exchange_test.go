@@ -8,22 +8,119 @@ import (
 	"time"
 )
 
-func TestTheClockOfBothServersIsTheirs(t *testing.T) {
+// However far a server's clock is off, its Date and all that it dates agree.
+func TestTheClockOfEachServerIsItsOwn(t *testing.T) {
 	t.Parallel()
-	c := start(t, Options{Now: func() time.Time { return noon }, ClockOffset: -90 * time.Second})
-	id := c.s.AddUser(NewUser{Username: "a"})
-	c.s.AddParticipant(Participant{Email: "a", FirstName: "A"})
-	want := noon.Add(-90 * time.Second)
-	for _, r := range []reply{c.nameCoach("GET", "/participants?"+day, ""), c.put(id, `{"otherInfo":{}}`), c.bln("GET", "/nowhere", "")} {
-		if got := r.header.Get("Date"); got != want.Format(http.TimeFormat) {
-			t.Errorf("Date: %s", got)
+	for _, test := range []struct{ both, bln time.Duration }{{-90 * time.Second, 0}, {90 * time.Second, 0}, {0, 90 * time.Second}, {90 * time.Second, -3 * time.Minute}} {
+		c := start(t, Options{
+			Now: func() time.Time { return noon }, ClockOffset: test.both, BLNClockOffset: test.bln, NameCoachPer15Minutes: 3, RetryAfter: RetryAfterDate,
+		})
+		id := c.s.AddUser(NewUser{Username: "a"})
+		c.s.AddParticipant(Participant{Email: "a", FirstName: "A"})
+		nameCoach, bln := noon.Add(test.both), noon.Add(test.both+test.bln)
+		window := fmt.Sprintf("updated_after=%s&updated_before=%[1]s", nameCoach.Format("2006-01-02T15:04:05Z"))
+		if got := c.list(window).meta("total_count"); got != "1" {
+			t.Errorf("%+v: %s rows of the moment that NameCoach calls now", test, got)
+		}
+		for _, r := range []struct {
+			reply
+			want time.Time
+		}{{c.nameCoach("GET", "/participants?"+day, ""), nameCoach}, {c.put(id, `{"otherInfo":{}}`), bln}, {c.bln("GET", "/nowhere", ""), bln}} {
+			if got := r.header.Get("Date"); got != r.want.Format(http.TimeFormat) {
+				t.Errorf("%+v: Date: %s, want %s", test, got, r.want)
+			}
+		}
+		if got, want := c.get(id), bln.Format(timeLayout); *got.Modified != want || got.Created != want {
+			t.Errorf("%+v: modified %s, created %s", test, *got.Modified, got.Created)
+		}
+		if got := c.s.Participants()[0].Updated; !got.Equal(nameCoach) {
+			t.Errorf("%+v: update time %s", test, got)
+		}
+		c.nameCoach("GET", "/participants?"+day, "")
+		c.nameCoach("GET", "/participants?"+day, "")
+		if r := c.nameCoach("GET", "/participants?"+day, ""); r.header.Get("Retry-After") != nameCoach.Add(time.Second).Format(http.TimeFormat) {
+			t.Errorf("%+v: %d, Retry-After %s", test, r.status, r.header.Get("Retry-After"))
 		}
 	}
-	if got := c.get(id); *got.Modified != "2024-05-06T11:58:30Z" || got.Created != *got.Modified {
-		t.Errorf("modified %s, created %s", *got.Modified, got.Created)
+}
+
+// A day passes at once: what comes after is dated a day later, tokens are a day older, and nothing had to wait.
+func TestADayPassesAtOnce(t *testing.T) {
+	t.Parallel()
+	c := start(t, Options{Now: func() time.Time { return noon }, TokenLife: 25 * time.Hour})
+	row := c.s.AddParticipant(Participant{Email: "a"})
+	for hour := range 25 {
+		if r := c.bln("GET", "/user/acl", ""); r.status != 200 {
+			t.Errorf("after %d hours the token is worth %d", hour, r.status)
+		}
+		c.s.Advance(time.Hour)
 	}
-	if got := c.s.Participants()[0].Updated; !got.Equal(want) {
-		t.Errorf("update time %s", got)
+	if r := c.bln("GET", "/user/acl", ""); r.status != 401 {
+		t.Errorf("a token of 25 hours is worth %d", r.status)
+	}
+	c.s.UpdateParticipant(row, func(*Participant) {})
+	if got := c.s.Participants()[0].Updated; !got.Equal(noon.Add(25 * time.Hour)) {
+		t.Errorf("updated %s", got)
+	}
+}
+
+// Rows show up to a minute after their update time, each after a while of its own: in another order than they were updated in, and
+// none goes back to what it was.
+func TestRowsShowLateAndInAnotherOrder(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]Options{
+		"up to a minute":              {LateVisibleUpTo: time.Minute},
+		"half a minute and up to one": {LateVisible: 30 * time.Second, LateVisibleUpTo: 30 * time.Second},
+	} {
+		now := noon
+		o.Now = func() time.Time { return now }
+		c := start(t, o)
+		const rows = 60
+		for i := range rows {
+			c.s.AddParticipant(Participant{Email: fmt.Sprint(i), FirstName: "0"})
+			now = now.Add(time.Second)
+		}
+		all := "per_page=2000&updated_after=2024-01-01T00:00:00Z"
+		overtaken, versions := 0, map[string]string{}
+		for second := range 130 {
+			if second == 5 {
+				for id := range int64(rows) {
+					c.s.UpdateParticipant(id+1, func(p *Participant) { p.FirstName = "1" })
+				}
+			}
+			shown := map[string]bool{}
+			for _, row := range c.list(all).Response.Participants {
+				email, version := row["email"].(string), row["first_name"].(string)
+				if version < versions[email] {
+					t.Errorf("%s: row %s went back", name, email)
+				}
+				versions[email], shown[email] = version, true
+			}
+			for _, p := range c.s.Participants() {
+				late := now.Sub(p.Updated)
+				seen := shown[p.Email] && versions[p.Email] == p.FirstName
+				if late > time.Minute && !seen || late < o.LateVisible && seen {
+					t.Errorf("%s: row %s shows %v %s after its update", name, p.Email, seen, late)
+				}
+				if seen && p.ID > 1 && !shown[fmt.Sprint(p.ID-2)] {
+					overtaken++
+				}
+			}
+			now = now.Add(time.Second)
+		}
+		if overtaken == 0 {
+			t.Errorf("%s: all rows showed in the order in which they were made", name)
+		}
+	}
+	// Where the delay ends, what was late does not come after what was at once.
+	now := noon
+	c := start(t, Options{Now: func() time.Time { return now }, LateVisible: time.Minute})
+	id := c.s.AddParticipant(Participant{Email: "a", FirstName: "first"})
+	c.s.Change(func(o *Options) { o.LateVisible = 0 })
+	c.s.UpdateParticipant(id, func(p *Participant) { p.FirstName = "second" })
+	now = now.Add(2 * time.Minute)
+	if got := c.list("updated_after=2024-01-01T00:00:00Z").values("first_name"); len(got) != 1 || got[0] != "second" {
+		t.Errorf("got %v", got)
 	}
 }
 

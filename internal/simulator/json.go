@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -34,15 +35,38 @@ func parse(raw string) (node, error) {
 	if !json.Valid([]byte(raw)) {
 		return node{}, errNotJSON
 	}
-	p := parser{s: raw}
+	p := parsers.Get().(*parser)
+	defer parsers.Put(p)
+	p.s, p.i = raw, 0
 	return p.value(), nil
+}
+
+// eachMember goes through the top-level members of an object without keeping them. What is no object has none.
+func eachMember(raw string, do func(key string, v *node)) {
+	if !json.Valid([]byte(raw)) {
+		return
+	}
+	p := parsers.Get().(*parser)
+	defer parsers.Put(p)
+	p.s, p.i = raw, 0
+	if p.space(); p.s[p.i] != '{' {
+		return
+	}
+	for p.next('}') {
+		key := p.key()
+		v := p.value()
+		do(key, &v)
+	}
 }
 
 // parser walks a text that is known to be valid JSON.
 type parser struct {
-	s string
-	i int
+	s       string
+	i       int
+	members []member // of the objects that are open
 }
+
+var parsers = sync.Pool{New: func() any { return &parser{} }}
 
 func (p *parser) space() {
 	for p.i < len(p.s) && strings.IndexByte(" \t\r\n", p.s[p.i]) >= 0 {
@@ -57,11 +81,14 @@ func (p *parser) value() node {
 	switch c := p.s[p.i]; c {
 	case '{':
 		n.kind = '{'
+		outer := len(p.members)
 		for p.next('}') {
-			key := p.string()
-			p.space()
-			p.i++ // the colon
-			n.members = append(n.members, member{key, p.value()})
+			key := p.key()
+			p.members = append(p.members, member{key, p.value()})
+		}
+		if len(p.members) > outer {
+			n.members = slices.Clone(p.members[outer:])
+			p.members = p.members[:outer]
 		}
 	case '[':
 		n.kind = '['
@@ -99,6 +126,13 @@ func (p *parser) next(closing byte) bool {
 		return false
 	}
 	return true
+}
+
+func (p *parser) key() string {
+	key := p.string()
+	p.space()
+	p.i++ // the colon
+	return key
 }
 
 func (p *parser) string() string {
@@ -263,20 +297,26 @@ func appendCanonical(b []byte, n *node) []byte {
 // no WTF-8 stay what they are: a test that wants an answer of invalid UTF-8 puts them into a name.
 func appendString(b []byte, s string) []byte {
 	b = append(b, '"')
+	plain := 0 // from here on nothing had to be escaped
 	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
+		c := s[i]
+		if c >= 0x20 && c != '"' && c != '\\' && c != 0xed {
+			continue
+		}
+		switch {
 		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
+			b = append(append(b, s[plain:i]...), '\\', c)
 		case c < 0x20:
-			b = fmt.Appendf(b, `\u%04x`, c)
-		case c == 0xed && i+2 < len(s) && s[i+1] >= 0xa0 && s[i+2]&0xc0 == 0x80:
-			b = fmt.Appendf(b, `\u%04x`, rune(c&0x0f)<<12|rune(s[i+1]&0x3f)<<6|rune(s[i+2]&0x3f))
+			b = fmt.Appendf(append(b, s[plain:i]...), `\u%04x`, c)
+		case i+2 < len(s) && s[i+1] >= 0xa0 && s[i+2]&0xc0 == 0x80:
+			b = fmt.Appendf(append(b, s[plain:i]...), `\u%04x`, rune(c&0x0f)<<12|rune(s[i+1]&0x3f)<<6|rune(s[i+2]&0x3f))
 			i += 2
 		default:
-			b = append(b, c)
+			continue
 		}
+		plain = i + 1
 	}
-	return append(b, '"')
+	return append(append(b, s[plain:]...), '"')
 }
 
 // appendStringOrNull writes "" as null, as both servers do.

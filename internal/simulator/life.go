@@ -629,7 +629,7 @@ func (l *Life) drifts(c *Change, value string) bool {
 
 func (l *Life) edits(c *Change, a *account, key, value string) bool {
 	l.watch(a.id)
-	if err := a.edit(l.o, key, value); err != nil {
+	if err := l.w.edit(l.o, a, key, value); err != nil {
 		return false
 	}
 	l.named(c, a)

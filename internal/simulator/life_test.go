@@ -154,7 +154,7 @@ func TestEachChangeIsWhatItIsCalled(t *testing.T) {
 	life := s.Life(LifeOptions{Seed: 4})
 	seen := map[ChangeKind]int{}
 	s.carryInside(t, slices.Collect(maps.Keys(s.Truth().Users)))
-	for range 600 {
+	for range 400 {
 		before := snapshot(s)
 		change, ok := life.Next()
 		if !ok {

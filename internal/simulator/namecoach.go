@@ -1,7 +1,6 @@
 package simulator
 
 import (
-	"bufio"
 	"cmp"
 	"fmt"
 	"io"
@@ -221,8 +220,9 @@ func splitList(s string) []string {
 	return list
 }
 
-// matching are the rows asked for, in the order of the pages. Rows are never changed in place, so they can be written without the lock.
-func (e *exchange) matching(q question) []*Participant {
+// matching are the rows that stand on the page asked for, and how many there are on all pages. Rows are never changed in place, so
+// they can be written without the lock.
+func (e *exchange) matching(q question, unpaged bool) (page []*Participant, total int) {
 	w := e.s.world
 	w.mu.RLock()
 	defer w.mu.RUnlock()
@@ -247,13 +247,21 @@ func (e *exchange) matching(q question) []*Participant {
 			return c > 0 || c == 0 && e.o.ExclusiveBounds
 		})
 	}
-	rows = slices.Clone(rows[from:max(from, to)])
-	if e.o.OrderByID {
-		slices.SortFunc(rows, func(a, b *Participant) int { return cmp.Compare(a.ID, b.ID) })
-	} else {
-		slices.Reverse(rows) // newest change first: a row that changes goes to the front and shifts the rest
+	rows = rows[from:max(from, to)]
+	total = len(rows)
+	first, last := 0, total
+	if !unpaged {
+		first = min(min(q.page-1, total)*q.perPage, total)
+		last = min(first+q.perPage, total)
 	}
-	return rows
+	if e.o.OrderByID {
+		rows = slices.SortedFunc(slices.Values(rows), func(a, b *Participant) int { return cmp.Compare(a.ID, b.ID) })
+		return rows[first:last], total
+	}
+	// Newest change first: a row that changes goes to the front and shifts the rest.
+	page = slices.Clone(rows[total-last : total-first])
+	slices.Reverse(page)
+	return page, total
 }
 
 // named are the rows of the addresses and institution ids asked for.
@@ -296,45 +304,39 @@ func (e *exchange) answerRows(q question, unpaged bool) {
 		e.o.OnNameCoachPage(e.s, q.page)
 		e.s.world.settle(e.o.nameCoachNow())
 	}
-	rows := e.matching(q)
-	total, pages := len(rows), 1
 	if !unpaged {
 		q.perPage = min(q.perPage, e.o.MaxPerPage)
+	}
+	rows, total := e.matching(q, unpaged)
+	pages := 1
+	if !unpaged {
 		pages = (total + q.perPage - 1) / q.perPage
-		from := min((q.page-1)*q.perPage, total)
-		rows = rows[from:min(from+q.perPage, total)]
 	}
 	if e.o.TruncateRows > 0 && len(rows) > e.o.TruncateRows {
 		rows = rows[:e.o.TruncateRows]
 	}
 
 	e.json(http.StatusOK)
-	w := bufio.NewWriterSize(e.w, 64<<10)
-	defer func() { _ = w.Flush() }() // the client may have gone: nobody is left to tell
-	write := func(s string) { _, _ = w.WriteString(s) }
-	if !e.o.NoWrapper {
-		write(`{"Response":`) // NC 93
-	}
-	write(`{"participants":[`)
-	var b []byte
-	for i, p := range rows {
-		b = b[:0]
-		if i > 0 {
-			b = append(b, ',')
+	e.w.send(func(b []byte, flush func([]byte) []byte) []byte {
+		if !e.o.NoWrapper {
+			b = append(b, `{"Response":`...) // NC 93
 		}
-		b = e.appendRow(b, p, q.include, false)
-		if _, err := w.Write(b); err != nil {
-			return
+		b = append(b, `{"participants":[`...)
+		for i, p := range rows {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = flush(e.appendRow(b, p, q.include, false))
 		}
-	}
-	write("]")
-	if !e.o.NoMeta {
-		write(`,"meta":` + e.meta(q, total, pages, len(rows)))
-	}
-	write("}")
-	if !e.o.NoWrapper {
-		write("}")
-	}
+		b = append(b, ']')
+		if !e.o.NoMeta {
+			b = append(append(b, `,"meta":`...), e.meta(q, total, pages, len(rows))...)
+		}
+		if !e.o.NoWrapper {
+			b = append(b, '}')
+		}
+		return append(b, '}')
+	})
 }
 
 // meta is NC 141-147. Its addresses name v4 and, after a search too, the unfiltered list; here they lead back to the simulator, so

@@ -85,8 +85,8 @@ func (w *world) rename(o *Options, a *account, externalID string) {
 	}
 	r := a.clone()
 	r.externalID, r.modified = externalID, o.blnNow()
-	r.text.Store(nil)
 	a.record = r
+	w.misread(a)
 	if w.ties != nil {
 		w.ties.name(a)
 	}

@@ -145,8 +145,12 @@ func (s *Simulator) IdleWrites() []string {
 // account judges what a PUT makes of a user's otherInfo, before the server spoils anything.
 func (e *exchange) account(a *account, was, kept *node) Write {
 	own := e.o.own()
-	before, after := foreignOf(e.o, *was, own), foreignOf(e.o, *kept, own)
 	w := Write{User: a.id, At: e.o.Now(), Fragment: fragmentDigest(e.o, kept, own)}
+	if sameBut(was, kept, own) {
+		w.Idle = w.Fragment == fragmentDigest(e.o, was, own)
+		return w
+	}
+	before, after := foreignOf(e.o, *was, own), foreignOf(e.o, *kept, own)
 	if changed := damaged(&before, &after); len(changed) > 0 {
 		theirs := foreignPart(e.o, a.theirs, own)
 		already := damaged(&theirs, &before)
@@ -155,6 +159,21 @@ func (e *exchange) account(a *account, was, kept *node) Write {
 		w.Idle = w.Fragment == fragmentDigest(e.o, was, own)
 	}
 	return w
+}
+
+// sameBut reports whether two objects have the same members in the same order and spelling but for those keys, as is usual.
+func sameBut(a, b *node, keys []string) bool {
+	rest := func(members []member) []member {
+		for len(members) > 0 && slices.Contains(keys, members[0].key) {
+			members = members[1:]
+		}
+		return members
+	}
+	x, y := rest(a.members), rest(b.members)
+	for len(x) > 0 && len(y) > 0 && x[0].key == y[0].key && x[0].value.raw == y[0].value.raw {
+		x, y = rest(x[1:]), rest(y[1:])
+	}
+	return len(x) == 0 && len(y) == 0 && a.kind == '{' && b.kind == '{'
 }
 
 func (s *Simulator) note(w Write) {

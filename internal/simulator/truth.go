@@ -21,8 +21,8 @@ type Fragment struct {
 
 // JSON is the fragment as an object of its five keys.
 func (f *Fragment) JSON() string {
-	b := []byte{'{'}
-	for i, field := range []struct {
+	b := append(make([]byte, 0, 512), '{')
+	for i, field := range [...]struct {
 		key   string
 		value *string
 	}{
@@ -240,11 +240,11 @@ func (r *record) storedFragment(o *Options) string {
 		return s.raw
 	}
 	s := &stored{key: o.FragmentKey}
-	if n, err := parse(r.otherInfo); err == nil {
-		if v := n.get(s.key); v != nil {
+	eachMember(r.otherInfo, func(key string, v *node) {
+		if key == s.key {
 			s.raw = v.raw
 		}
-	}
+	})
 	r.stored.Store(s)
 	return s.raw
 }
@@ -356,6 +356,9 @@ func control(c rune) bool { return c < 0x20 || c >= 0x7f && c < 0xa0 }
 // clean is the rule for text: control characters, bidi overrides and what is left of lone surrogates go, then white space around,
 // then all beyond 255 characters.
 func clean(s string) string {
+	if len(s) <= 255 && strings.IndexFunc(s, func(c rune) bool { return c < 0x20 || c > 0x7e }) < 0 {
+		return strings.TrimSpace(s) // as most are
+	}
 	var b strings.Builder
 	for _, c := range s { // a lone surrogate comes as U+FFFD, here as in every decoder
 		if c == utf8.RuneError || control(c) || c >= 0x202a && c <= 0x202e || c >= 0x2066 && c <= 0x2069 {

@@ -134,6 +134,7 @@ type world struct {
 	deleted map[int64][]*Participant // rows that are gone, by the user whose they were
 	left    map[string]bool          // people of whom a row is gone
 	past    map[int64]*past
+	sieve   *sieve     // nil until somebody queries
 	rand    *rand.Rand // for Options.LateVisibleUpTo
 }
 
@@ -167,6 +168,7 @@ func (w *world) addUser(r *record) *account {
 	if w.ties != nil {
 		w.ties.name(a)
 	}
+	w.misread(a)
 	key := fold(r.username)
 	w.byUsername[key] = append(w.byUsername[key], a)
 	w.byName = nil
@@ -288,7 +290,7 @@ func (s *Simulator) SetOtherInfo(id int64, raw string) {
 	defer s.world.mu.Unlock()
 	if a := s.world.users[id]; a != nil {
 		a.theirs = raw
-		a.store(s.options(), raw, true)
+		s.world.store(s.options(), a, raw, true)
 	}
 }
 
@@ -300,10 +302,10 @@ func (s *Simulator) EditOtherInfo(id int64, key, value string) error {
 	if a == nil {
 		return fmt.Errorf("simulator: no user %d", id)
 	}
-	return a.edit(s.options(), key, value)
+	return s.world.edit(s.options(), a, key, value)
 }
 
-func (a *account) edit(o *Options, key, value string) error {
+func (w *world) edit(o *Options, a *account, key, value string) error {
 	stored, err := edited(a.otherInfo, key, value)
 	if err != nil {
 		return fmt.Errorf("simulator: %s of user %d: %w", key, a.id, err)
@@ -313,7 +315,7 @@ func (a *account) edit(o *Options, key, value string) error {
 	} else if a.theirs, err = edited(a.theirs, key, value); err != nil { // what a PUT has lost stays lost: the edit is all that is known of theirs
 		return fmt.Errorf("simulator: %s of user %d: %w", key, a.id, err)
 	}
-	a.store(o, stored, true)
+	w.store(o, a, stored, true)
 	return nil
 }
 
@@ -336,14 +338,14 @@ func edited(otherInfo, key, value string) (string, error) {
 }
 
 // store keeps a new otherInfo. Foreign says whether keys other than ours may have changed.
-func (a *account) store(o *Options, raw string, foreign bool) {
+func (w *world) store(o *Options, a *account, raw string, foreign bool) {
 	r := a.clone()
 	r.modified, r.otherInfo = o.blnNow(), raw
+	a.record = r
 	if foreign {
 		r.unwritable = unwritable(raw, o.FragmentKey)
-		r.text.Store(nil)
+		w.misread(a)
 	}
-	a.record = r
 }
 
 // unwritable says why a user's otherInfo could not be written back with a fragment in it, or "".
