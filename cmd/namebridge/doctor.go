@@ -123,7 +123,8 @@ func (c *chart) end(ctx context.Context, command string) error {
 	case len(c.findings) == n[doctor.OK]:
 		fmt.Fprintf(c.stdout, "\nAll is well.\n")
 	default:
-		fmt.Fprintf(c.stdout, "\n%s, %s. After mending: %s\n", count(n[doctor.Problem], noun{"problem", "problems"}), count(n[doctor.Warning], noun{"warning", "warnings"}), command)
+		fmt.Fprintf(c.stdout, "\n%s, %s. After mending: %s\n", count(n[doctor.Problem], noun{"problem", "problems"}),
+			count(n[doctor.Warning], noun{"warning", "warnings"}), command)
 	}
 	if interrupted {
 		fmt.Fprintf(c.stderr, "namebridge: interrupted: what was not looked at yet is not known.\n")

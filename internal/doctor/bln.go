@@ -41,7 +41,8 @@ func (e *examination) bln(ctx context.Context, b config.Bridge) *bln.Client {
 	look := &account{examination: e, b: b, client: client, w: w}
 	usable := look.signedIn(ctx) && look.privileges(ctx)
 	if offset, known := client.Clock(); known {
-		e.clock(b.Name, "BLN's", offset, "The end of a sign-in is told by BLN's clock, which is reckoned with; the times of what was written are shown by this machine's")
+		e.clock(b.Name, "BLN's", offset,
+			"The end of a sign-in is told by BLN's clock, which is reckoned with; the times of what was written are shown by this machine's")
 	}
 	if !usable {
 		return nil
@@ -113,7 +114,8 @@ func (a *account) tokenEnd() {
 	left := end.Sub(a.Now().Add(offset))
 	switch {
 	case !known:
-		a.found(Warning, a.b.Name, BLN, "BLN_ACCESS_TOKEN does not tell when it ends, and BLN's were seen to last about 7 days; then the bridge stops", cure)
+		a.found(Warning, a.b.Name, BLN,
+			"BLN_ACCESS_TOKEN does not tell when it ends, and BLN's were seen to last about 7 days; then the bridge stops", cure)
 	case left <= 0:
 		a.found(Warning, a.b.Name, BLN, "BLN_ACCESS_TOKEN says that it ended "+length(left)+" ago", cure)
 	case left < tokenSoon:
@@ -132,14 +134,16 @@ func (a *account) says(ctx context.Context, what string, err error) (text, cure 
 	status := statusOf(err)
 	if refused, ok := errors.AsType[*bln.SignInError](err); ok {
 		if refused.Reason == bln.TokenRefused && !a.b.BLNAccessToken.Empty() {
-			return fmt.Sprintf("BLN does not accept BLN_ACCESS_TOKEN (%d)", status), "get a new token, or set BLN_USERNAME and BLN_PASSWORD instead: then one is fetched by itself"
+			return fmt.Sprintf("BLN does not accept BLN_ACCESS_TOKEN (%d)", status),
+				"get a new token, or set BLN_USERNAME and BLN_PASSWORD instead: then one is fetched by itself"
 		}
 		return a.refusedSignIn(ctx, status)
 	}
 	answer, _ := errors.AsType[*httpapi.Error](err)
 	switch {
 	case status == 403:
-		return fmt.Sprintf("BLN does not let this account %s (403) in organization %d", what, a.b.BLNOrganizationID), "correct BLN_ORGANIZATION_ID, or give the account the role admin there"
+		return fmt.Sprintf("BLN does not let this account %s (403) in organization %d", what, a.b.BLNOrganizationID),
+			"correct BLN_ORGANIZATION_ID, or give the account the role admin there"
 	case status == 404 && answer.Code == "notFound" && what == "read the organization":
 		return fmt.Sprintf("BLN knows no organization %d (404)", a.b.BLNOrganizationID), "set BLN_ORGANIZATION_ID to the number of your organization"
 	case status == 404:
@@ -164,17 +168,20 @@ func (a *account) refusedSignIn(ctx context.Context, status int) (text, cure str
 	there := a.organizationThere(ctx)
 	switch {
 	case there == no:
-		return fmt.Sprintf("BLN refuses the sign-in (%d), and knows no organization %d", status, a.b.BLNOrganizationID), "set BLN_ORGANIZATION_ID to the number of your organization"
+		return fmt.Sprintf("BLN refuses the sign-in (%d), and knows no organization %d", status, a.b.BLNOrganizationID),
+			"set BLN_ORGANIZATION_ID to the number of your organization"
 	case status == 403 || status == 404:
 		return fmt.Sprintf("BLN knows the user name and password, but not as a member of organization %d (%d)", a.b.BLNOrganizationID, status),
 			"set BLN_ORGANIZATION_ID to the number of your organization, or add the user of BLN_USERNAME to it"
 	case status == 401:
-		return "BLN does not accept the user name or the password (401)", "correct BLN_USERNAME and BLN_PASSWORD; try them in the browser first: repeated refusals lock the account"
+		return "BLN does not accept the user name or the password (401)",
+			"correct BLN_USERNAME and BLN_PASSWORD; try them in the browser first: repeated refusals lock the account"
 	case there == yes:
 		return fmt.Sprintf("BLN refuses the sign-in (%d); the organization %d is there, so it is the user name or the password", status, a.b.BLNOrganizationID),
 			"correct BLN_USERNAME and BLN_PASSWORD: a password has at least 8 characters"
 	}
-	return fmt.Sprintf("BLN refuses the sign-in (%d): the user name, the password or the organization is wrong", status), "correct BLN_USERNAME, BLN_PASSWORD and BLN_ORGANIZATION_ID"
+	return fmt.Sprintf("BLN refuses the sign-in (%d): the user name, the password or the organization is wrong", status),
+		"correct BLN_USERNAME, BLN_PASSWORD and BLN_ORGANIZATION_ID"
 }
 
 type answer int
@@ -193,7 +200,8 @@ func (a *account) organizationThere(ctx context.Context) answer {
 	}
 	err = a.try(ctx, func(ctx context.Context) error {
 		_, _, err := anonymous.Fetch(ctx, httpapi.Request{
-			Endpoint: "organizations.get", Method: http.MethodGet, Path: fmt.Sprintf("/organizations/%d", a.b.BLNOrganizationID), Header: http.Header{"Accept": {"application/json"}},
+			Endpoint: "organizations.get", Method: http.MethodGet, Path: fmt.Sprintf("/organizations/%d", a.b.BLNOrganizationID),
+			Header: http.Header{"Accept": {"application/json"}},
 		})
 		return err
 	})
@@ -245,7 +253,8 @@ func (a *account) privileges(ctx context.Context) (ok bool) {
 	case len(missing) > 0:
 		a.found(Problem, a.b.Name, Privileges, who+" may not "+strings.Join(missing, ", nor "), cure)
 	case !said && !known:
-		a.found(Warning, a.b.Name, Privileges, fmt.Sprintf("the account may list users (%d on the first page); whether it may update them is not told by BLN before the first write", len(users)),
+		a.found(Warning, a.b.Name, Privileges,
+			fmt.Sprintf("the account may list users (%d on the first page); whether it may update them is not told by BLN before the first write", len(users)),
 			"make sure that it has the role admin in this organization, or try it: namebridge doctor --probe-write USER_ID")
 	default:
 		as := ""
@@ -255,7 +264,8 @@ func (a *account) privileges(ctx context.Context) (ok bool) {
 		a.ok(a.b.Name, Privileges, "may list and update users%s; %s on the first page", as, count(int64(len(users)), "user"))
 	}
 	if mayList && len(users) == 0 {
-		a.found(Warning, a.b.Name, Privileges, "the list of users is empty", "see in BLN whether the organization has members; nobody can be linked without")
+		a.found(Warning, a.b.Name, Privileges, "the list of users is empty",
+			"see in BLN whether the organization has members; nobody can be linked without")
 	}
 	return len(missing) == 0
 }

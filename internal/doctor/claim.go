@@ -51,7 +51,8 @@ func (p *probe) take(ctx context.Context, organization int64) (refusal *Finding,
 			return err
 		}
 		var live, open bool
-		err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM workers w WHERE w.bridge = $1 AND w.owner = d.claim_owner AND w.heartbeat_at > now() - make_interval(secs => $3)),
+		err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM workers w
+					WHERE w.bridge = $1 AND w.owner = d.claim_owner AND w.heartbeat_at > now() - make_interval(secs => $3)),
 				EXISTS (SELECT 1 FROM journal j WHERE j.bridge = $1 AND j.user_id = $2 AND j.state = 'sending')
 			FROM directory_users d WHERE d.bridge = $1 AND d.user_id = $2 FOR UPDATE`, p.bridge, p.user, state.Lease).Scan(&live, &open)
 		switch {
@@ -61,7 +62,8 @@ func (p *probe) take(ctx context.Context, organization int64) (refusal *Finding,
 			refuse("another process is writing to this user", "run it again in a minute")
 			return nil
 		case open:
-			refuse("the outcome of an earlier write to this user is not known yet", "namebridge sweep --bridge "+p.bridge+" looks into it; then run it again")
+			refuse("the outcome of an earlier write to this user is not known yet",
+				"namebridge sweep --bridge "+p.bridge+" looks into it; then run it again")
 			return nil
 		}
 		if _, err := tx.Exec(ctx, `INSERT INTO workers (bridge, owner, host, heartbeat_at) VALUES ($1, $2, $3, now())`, p.bridge, p.owner, host); err != nil {
@@ -89,13 +91,15 @@ func (p *probe) keepAlive(ctx context.Context) (stop func()) {
 			}
 			begun := time.Now()
 			beat, end := context.WithTimeout(ctx, beatEvery)
-			tag, err := p.db.Exec(beat, `UPDATE workers SET heartbeat_at = now() WHERE bridge = $1 AND owner = $2 AND heartbeat_at > now() - make_interval(secs => $3)`,
-				p.bridge, p.owner, state.Lease)
+			tag, err := p.db.Exec(beat, `UPDATE workers SET heartbeat_at = now()
+				WHERE bridge = $1 AND owner = $2 AND heartbeat_at > now() - make_interval(secs => $3)`, p.bridge, p.owner, state.Lease)
 			end()
-			if err == nil && (tag.RowsAffected() == 0 || !p.alive()) {
+			switch {
+			case err != nil:
+			case tag.RowsAffected() == 0 || !p.alive():
+				p.beat.Store(0)
 				return
-			}
-			if err == nil {
+			default:
 				p.beat.Store(begun.UnixNano())
 			}
 		}
@@ -123,13 +127,14 @@ func (p *probe) journal(ctx context.Context, before bln.OtherInfo) error {
 	var entry int64
 	err = state.InTx(ctx, p.db, func(tx pgx.Tx) error {
 		// Ended from the start: nobody is to go on with it.
-		if _, err := tx.Exec(ctx, `INSERT INTO runs (bridge, run, kind, status, ended_at, counts, error) VALUES ($1, $2, 'probe', 'failed', now(), $3, 'cut off')`,
-			p.bridge, p.run, counts); err != nil {
+		if _, err := tx.Exec(ctx, `INSERT INTO runs (bridge, run, kind, status, ended_at, counts, error)
+			VALUES ($1, $2, 'probe', 'failed', now(), $3, 'cut off')`, p.bridge, p.run, counts); err != nil {
 			return err
 		}
 		err := tx.QueryRow(ctx, `INSERT INTO journal (bridge, run, user_id, fence, action, state, before)
 			SELECT $1, $2, d.user_id, d.fence, 'probe', 'sending', $5 FROM directory_users d JOIN bridges b USING (bridge)
-			WHERE d.bridge = $1 AND d.user_id = $3 AND d.fence = $4 AND b.halted_at IS NULL RETURNING entry`, p.bridge, p.run, p.user, p.fence, before.JSON()).Scan(&entry)
+			WHERE d.bridge = $1 AND d.user_id = $3 AND d.fence = $4 AND b.halted_at IS NULL RETURNING entry`,
+			p.bridge, p.run, p.user, p.fence, before.JSON()).Scan(&entry)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return &reasonError{"the bridge was halted, or another process has taken the user over", "namebridge status"}
 		}
@@ -183,7 +188,8 @@ func (p *probe) close(ctx context.Context, e ending) error {
 				return err
 			}
 		}
-		if _, err := tx.Exec(ctx, `UPDATE directory_users SET claim_owner = NULL WHERE bridge = $1 AND user_id = $2 AND fence = $3`, p.bridge, p.user, p.fence); err != nil {
+		_, err := tx.Exec(ctx, `UPDATE directory_users SET claim_owner = NULL WHERE bridge = $1 AND user_id = $2 AND fence = $3`, p.bridge, p.user, p.fence)
+		if err != nil {
 			return err
 		}
 		// The row that was made for the claim alone; it stays where a journal entry of unknown outcome needs it.

@@ -39,7 +39,8 @@ func (e *examination) database(ctx context.Context) (stop func()) {
 	}
 	url, stopServer, err := e.Database(ctx)
 	if err != nil {
-		e.found(Problem, "", Database, "the private Postgres does not start: "+err.Error(), "do what it says, or set DATABASE_URL to a Postgres of your own")
+		e.found(Problem, "", Database, "the private Postgres does not start: "+err.Error(),
+			"do what it says, or set DATABASE_URL to a Postgres of your own")
 		return nothing
 	}
 	first, cancel := context.WithTimeout(ctx, e.Patience)
@@ -112,7 +113,8 @@ func unreachable(err error, patience time.Duration) (text, cure string) {
 		case "28P01":
 			return "Postgres does not accept the password", "correct the user and the password in DATABASE_URL"
 		case "28000":
-			return "Postgres does not let this user in from here, or not this way (code 28000)", "correct the user in DATABASE_URL, its sslmode, or pg_hba.conf on the server"
+			return "Postgres does not let this user in from here, or not this way (code 28000)",
+				"correct the user in DATABASE_URL, its sslmode, or pg_hba.conf on the server"
 		case "3D000":
 			return "there is no such database on this Postgres", "make it (createdb), or correct the name at the end of DATABASE_URL"
 		case "42501":
@@ -160,28 +162,34 @@ func (e *examination) server(ctx context.Context, pool *pgxpool.Pool, _ string) 
 	version, _, _ = strings.Cut(version, " ") // without its packager's name
 	e.serverVersion(number, version, nearest)
 	if nearest > slowAnswer {
-		e.found(Warning, "", Database, "it takes "+length(nearest)+" to ask the database anything", "run namebridge in the same network as its database")
+		e.found(Warning, "", Database, "it takes "+length(nearest)+" to ask the database anything",
+			"run namebridge in the same network as its database")
 	}
 	if encoding != "UTF8" {
-		e.found(Problem, "", Database, "the database has the encoding "+encoding+": names in other letters cannot be stored", "make a new one: createdb --encoding UTF8 --template template0")
+		e.found(Problem, "", Database, "the database has the encoding "+encoding+": names in other letters cannot be stored",
+			"make a new one: createdb --encoding UTF8 --template template0")
 	}
 	switch {
 	case replica:
 		e.found(Problem, "", Database, "this Postgres is a read-only replica", "let DATABASE_URL name the primary")
 	case refusing:
-		e.found(Problem, "", Database, "transactions are read-only (default_transaction_read_only is on)", "ALTER DATABASE (or ROLE) … RESET default_transaction_read_only")
+		e.found(Problem, "", Database, "transactions are read-only (default_transaction_read_only is on)",
+			"ALTER DATABASE (or ROLE) … RESET default_transaction_read_only")
 	case schema == "":
-		e.found(Problem, "", Database, "search_path leads to no schema that this user may use", "CREATE SCHEMA, or GRANT USAGE ON SCHEMA public to it")
+		e.found(Problem, "", Database, "search_path leads to no schema that this user may use",
+			"CREATE SCHEMA, or GRANT USAGE ON SCHEMA public to it")
 	default:
 		err := pool.QueryRow(ctx, `SELECT coalesce(string_agg(c.relname::text, ', ' ORDER BY c.relname), '') FROM pg_class c
 			WHERE c.relname = ANY($1) AND c.relkind = 'r' AND pg_table_is_visible(c.oid)
-				AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))`,
+				AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+					AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))`,
 			[]string{"bridges", "runs", "workers", "participants", "directory_users", "journal", "river_job"}).Scan(&unreadable)
 		if err != nil {
 			return err
 		}
 		if unreadable != "" {
-			e.found(Problem, "", Database, "this user may not read and write all tables: "+unreadable, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "+schema+" to it, or make it their owner")
+			e.found(Problem, "", Database, "this user may not read and write all tables: "+unreadable,
+				"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "+schema+" to it, or make it their owner")
 		}
 	}
 	return nil
@@ -210,15 +218,17 @@ func (e *examination) connections(ctx context.Context, pool *pgxpool.Pool, _ str
 	var left int64
 	// datname is what only sessions of users have, and what everybody may see of others'.
 	err := pool.QueryRow(ctx, `SELECT least(
-			current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - (SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL),
-			(SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()) - (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()),
-			(SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user) - (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user))`).Scan(&left)
+			current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - count(*),
+			(SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()) - count(*) FILTER (WHERE datname = current_database()),
+			(SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user) - count(*) FILTER (WHERE usename = current_user))
+		FROM pg_stat_activity WHERE datname IS NOT NULL`).Scan(&left)
 	if err != nil {
 		return err
 	}
 	wanted := int64(pool.Config().MaxConns)
 	if left < wanted {
-		e.found(Warning, "", Connections, fmt.Sprintf("Postgres has %s left, and each process of namebridge opens up to %d", count(max(left, 0), "connection"), wanted),
+		e.found(Warning, "", Connections, fmt.Sprintf("Postgres has %s left, and each process of namebridge opens up to %d", count(max(left, 0),
+			"connection"), wanted),
 			"raise max_connections (or the CONNECTION LIMIT of the role or database), or lower the pool with ?pool_max_conns= at the end of DATABASE_URL")
 		return nil
 	}
@@ -276,7 +286,8 @@ func (e *examination) notifications(ctx context.Context, pool *pgxpool.Pool, _ s
 		return err
 	}
 	e.found(Problem, "", Sessions, "LISTEN and NOTIFY do not work: what one connection says does not reach another within "+length(notifyWait)+
-		", as behind a pooler in transaction mode, which breaks session locks, too", "let DATABASE_URL name Postgres itself, or use the pooler in session mode (pool_mode = session)")
+		", as behind a pooler in transaction mode, which breaks session locks, too",
+		"let DATABASE_URL name Postgres itself, or use the pooler in session mode (pool_mode = session)")
 	return nil
 }
 
@@ -284,7 +295,8 @@ func (e *examination) notifications(ctx context.Context, pool *pgxpool.Pool, _ s
 func (e *examination) schema(ctx context.Context, pool *pgxpool.Pool, url string) error {
 	const up = "namebridge migrate up; every command that needs the database does it by itself"
 	var noted, mayCreate bool
-	err := pool.QueryRow(ctx, `SELECT to_regclass('goose_db_version') IS NOT NULL, coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)`).Scan(&noted, &mayCreate)
+	err := pool.QueryRow(ctx, `SELECT to_regclass('goose_db_version') IS NOT NULL, coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)`).
+		Scan(&noted, &mayCreate)
 	if err != nil {
 		return err
 	}
@@ -302,9 +314,11 @@ func (e *examination) schema(ctx context.Context, pool *pgxpool.Pool, url string
 	case !noted || pending > 0 && has == 0:
 		e.found(Warning, "", Schema, "namebridge's tables are not there yet", up)
 	case pending > 0:
-		e.found(Warning, "", Schema, fmt.Sprintf("the schema is at version %d of %d: %s pending", has, newest, count(int64(pending), "migration")), up)
+		e.found(Warning, "", Schema, fmt.Sprintf("the schema is at version %d of %d: %s pending", has, newest, count(int64(pending),
+			"migration")), up)
 	case has > newest:
-		e.found(Warning, "", Schema, fmt.Sprintf("an older program on a newer schema: the database is at version %d, this program knows %d", has, newest),
+		e.found(Warning, "", Schema,
+			fmt.Sprintf("an older program on a newer schema: the database is at version %d, this program knows %d", has, newest),
 			"use the newer program that has made it; this one should work, but knows nothing of what is new")
 		e.tables = true
 	default:
@@ -312,7 +326,8 @@ func (e *examination) schema(ctx context.Context, pool *pgxpool.Pool, url string
 		e.tables = true
 	}
 	if !e.tables && !mayCreate {
-		e.found(Problem, "", Schema, "this user may not make tables", "GRANT CREATE, USAGE ON SCHEMA public to it (Postgres 15 and newer grant it to nobody)")
+		e.found(Problem, "", Schema, "this user may not make tables",
+			"GRANT CREATE, USAGE ON SCHEMA public to it (Postgres 15 and newer grant it to nobody)")
 	}
 	return nil
 }
@@ -324,7 +339,8 @@ func (e *examination) queue(ctx context.Context) error {
 		return err
 	}
 	if !there {
-		e.found(Problem, "", Queue, "the queue's tables (river_job, river_queue) are missing although their migration is noted", "restore the database from a backup, or make a new one: what BLN shows stays as it is")
+		e.found(Problem, "", Queue, "the queue's tables (river_job, river_queue) are missing although their migration is noted",
+			"restore the database from a backup, or make a new one: what BLN shows stays as it is")
 		return nil
 	}
 	rows, err := e.db.Query(ctx, `SELECT state::text, count(*) FROM river_job WHERE state <> 'completed' GROUP BY state ORDER BY state::text`)
@@ -374,7 +390,8 @@ func (e *examination) queue(ctx context.Context) error {
 			"the daemon's log says why; nothing is lost: what is pending stands in the tables, and the next sweep finds it")
 	}
 	if len(paused) > 0 {
-		e.found(Problem, "", Queue, "somebody has paused the queue: "+strings.Join(paused, ", "), "UPDATE river_queue SET paused_at = NULL, then restart the daemon")
+		e.found(Problem, "", Queue, "somebody has paused the queue: "+strings.Join(paused, ", "),
+			"UPDATE river_queue SET paused_at = NULL, then restart the daemon")
 	}
 	return nil
 }
@@ -404,7 +421,8 @@ func (e *examination) standing(ctx context.Context, b config.Bridge) error {
 	quiet := true
 	if b.BLNOrganizationID > 0 && kept.OrganizationID != b.BLNOrganizationID {
 		quiet = false
-		e.found(Problem, b.Name, Bridge, fmt.Sprintf("the database holds this bridge for organization %d, and BLN_ORGANIZATION_ID is %d", kept.OrganizationID, b.BLNOrganizationID),
+		e.found(Problem, b.Name, Bridge,
+			fmt.Sprintf("the database holds this bridge for organization %d, and BLN_ORGANIZATION_ID is %d", kept.OrganizationID, b.BLNOrganizationID),
 			"correct BLN_ORGANIZATION_ID, or give each organization a database, or a bridge, of its own")
 	}
 	if kept.HaltedAt != nil {
@@ -445,7 +463,8 @@ func (e *examination) standing(ctx context.Context, b config.Bridge) error {
 		return err
 	}
 	if quiet {
-		e.ok(b.Name, Bridge, "neither halted nor quarantined; %s, %s, %d linked, %d pending", count(int64(totals.Participants), "participant"), count(int64(totals.Users), "user"),
+		e.ok(b.Name, Bridge, "neither halted nor quarantined; %s, %s, %d linked, %d pending", count(int64(totals.Participants), "participant"),
+			count(int64(totals.Users), "user"),
 			totals.Linked, totals.Pending)
 	}
 	return nil
@@ -466,7 +485,8 @@ func (e *examination) cutOff(ctx context.Context, b config.Bridge) error {
 	}
 	for _, user := range slices.DeleteFunc(users, func(u int64) bool { return u == e.Probe }) { // that one is about to be
 		keys := probeKeys(b.OtherInfoKey)
-		e.found(Warning, b.Name, Probe, fmt.Sprintf("the probe on user %d was cut off: %s and %s may still stand in its otherInfo", user, keys[0], keys[1]),
+		e.found(Warning, b.Name, Probe,
+			fmt.Sprintf("the probe on user %d was cut off: %s and %s may still stand in its otherInfo", user, keys[0], keys[1]),
 			fmt.Sprintf("namebridge doctor --bridge %s --probe-write %d takes them away", b.Name, user))
 	}
 	return nil
@@ -477,8 +497,10 @@ func (e *examination) daemon(ctx context.Context, b config.Bridge) error {
 	var live int64
 	var hosts []string
 	var last *time.Duration
-	err := e.db.QueryRow(ctx, `SELECT count(*) FILTER (WHERE fresh), coalesce(array_agg(DISTINCT host ORDER BY host) FILTER (WHERE fresh), '{}'), now() - max(heartbeat_at)
-		FROM (SELECT host, heartbeat_at, heartbeat_at > now() - make_interval(secs => $2) AS fresh FROM workers WHERE bridge = $1) w`, b.Name, state.Lease).Scan(&live, &hosts, &last)
+	err := e.db.QueryRow(ctx, `SELECT count(*) FILTER (WHERE fresh), coalesce(array_agg(DISTINCT host ORDER BY host) FILTER (WHERE fresh), '{}'),
+			now() - max(heartbeat_at)
+		FROM (SELECT host, heartbeat_at, heartbeat_at > now() - make_interval(secs => $2) AS fresh FROM workers WHERE bridge = $1) w`, b.Name, state.Lease).
+		Scan(&live, &hosts, &last)
 	if err != nil {
 		return err
 	}
@@ -490,7 +512,8 @@ func (e *examination) daemon(ctx context.Context, b config.Bridge) error {
 	default:
 		e.found(Warning, b.Name, Daemon, "no process is at work: nothing is collected by itself", "start one: namebridge serve")
 	}
-	rows, err := e.db.Query(ctx, `SELECT kind, now() - due_at FROM schedules WHERE bridge = $1 AND due_at < now() - $2::interval ORDER BY due_at`, b.Name, overdue)
+	rows, err := e.db.Query(ctx, `SELECT kind, now() - due_at FROM schedules WHERE bridge = $1 AND due_at < now() - $2::interval ORDER BY due_at`,
+		b.Name, overdue)
 	if err != nil {
 		return err
 	}

@@ -127,10 +127,12 @@ func (e *examination) oneBridge(ctx context.Context, b config.Bridge) {
 	switch {
 	case e.Probe == 0 || ctx.Err() != nil:
 	case client == nil || !e.tables:
-		e.found(Problem, b.Name, Probe, fmt.Sprintf("nothing was written to user %d: a probe needs the database with its tables, and a BLN that lets this account write", e.Probe),
+		e.found(Problem, b.Name, Probe,
+			fmt.Sprintf("nothing was written to user %d: a probe needs the database with its tables, and a BLN that lets this account write", e.Probe),
 			"mend what is named above, then run it again")
 	case b.OtherInfoKey == "":
-		e.found(Problem, b.Name, Probe, fmt.Sprintf("nothing was written to user %d: OTHER_INFO_KEY is wrong", e.Probe), "mend what is named above, then run it again")
+		e.found(Problem, b.Name, Probe, fmt.Sprintf("nothing was written to user %d: OTHER_INFO_KEY is wrong", e.Probe),
+			"mend what is named above, then run it again")
 	default:
 		e.probe(ctx, b, client)
 	}
@@ -141,7 +143,11 @@ func (e *examination) oneBridge(ctx context.Context, b config.Bridge) {
 
 // length is a span of time for people.
 func length(d time.Duration) string {
-	switch d = d.Abs(); {
+	d = d.Abs()
+	if d > time.Second {
+		d = d.Round(time.Second)
+	}
+	switch {
 	case d < 10*time.Millisecond:
 		return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000)
 	case d < time.Second:

@@ -29,13 +29,16 @@ func (e *examination) nameCoach(ctx context.Context, b config.Bridge) {
 		e.found(Problem, b.Name, NameCoach, err.Error(), "correct NAMECOACH_URL and NAMECOACH_TOKEN")
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.Patience)
+	bounded, cancel := context.WithTimeout(ctx, e.Patience)
 	defer cancel()
-	watched, give := w.watch(ctx)
+	watched, give := w.watch(bounded)
 	defer give()
 	begun := time.Now()
 	err = ask(watched, client, e.Now())
 	took := time.Since(begun)
+	if ctx.Err() != nil {
+		return
+	}
 	if err != nil {
 		if text, cure, ok := e.unanswered(w, err, "NAMECOACH_URL"); ok {
 			e.found(Problem, b.Name, NameCoach, "NameCoach cannot be asked: "+text, cure)
@@ -56,7 +59,8 @@ func (e *examination) nameCoach(ctx context.Context, b config.Bridge) {
 		}
 	}
 	if offset, known := client.Clock(); known {
-		e.clock(b.Name, "NameCoach's", offset, "Windows of update time follow NameCoach's clock, so nobody is missed; what is shown as lag is wrong by as much")
+		e.clock(b.Name, "NameCoach's", offset,
+			"Windows of update time follow NameCoach's clock, so nobody is missed; what is shown as lag is wrong by as much")
 	}
 }
 
@@ -78,9 +82,11 @@ func nameCoachSays(status int) (text, cure string) {
 	const rightURL = "set NAMECOACH_URL to " + namecoach.DefaultBaseURL
 	switch {
 	case status == 401:
-		return "NameCoach does not accept the token (401)", "set NAMECOACH_TOKEN to the access token of your NameCoach account, as it is, without Bearer; if it is that, ask NameCoach for a new one"
+		return "NameCoach does not accept the token (401)",
+			"set NAMECOACH_TOKEN to the access token of your NameCoach account, as it is, without Bearer; if it is that, ask NameCoach for a new one"
 	case status == 403:
-		return "NameCoach knows the token, but does not let it read participants (403)", "ask NameCoach to open the API v5 to this account, or to this machine's network"
+		return "NameCoach knows the token, but does not let it read participants (403)",
+			"ask NameCoach to open the API v5 to this account, or to this machine's network"
 	case status == 404:
 		return "there is no such API at NAMECOACH_URL (404)", rightURL
 	case status >= 300 && status < 400:

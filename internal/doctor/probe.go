@@ -83,7 +83,8 @@ func (e *examination) probe(ctx context.Context, b config.Bridge, client *bln.Cl
 	refusal, err := p.take(ctx, b.BLNOrganizationID)
 	switch {
 	case err != nil:
-		p.report(p.finding(Problem, "look into the log of the Postgres server, then run it again", "nothing was written to user %d: the database fails: %s", p.user, trouble(err)))
+		p.report(p.finding(Problem, "look into the log of the Postgres server, then run it again",
+			"nothing was written to user %d: the database fails: %s", p.user, trouble(err)))
 		return
 	case refusal != nil:
 		p.report(*refusal)
@@ -119,7 +120,8 @@ func (p *probe) measure(ctx context.Context) Finding {
 		return p.damaged(after, damage)
 	}
 	if back != nil {
-		return p.finding(Problem, fmt.Sprintf("namebridge doctor --bridge %s --probe-write %d again, once BLN and the database answer", p.bridge, p.user),
+		return p.finding(Problem,
+			fmt.Sprintf("namebridge doctor --bridge %s --probe-write %d again, once BLN and the database answer", p.bridge, p.user),
 			"user %d could not be put back as it was: %s. %s and %s may still stand in otherInfo; everything else was as before when last seen",
 			p.user, p.reason(back), p.keys[0], p.keys[1])
 	}
@@ -193,7 +195,10 @@ func (p *probe) steps(ctx, work context.Context) (semantics string, err error) {
 		return "", err
 	}
 	if u.OtherInfoErr != nil {
-		return "", &reasonError{"its otherInfo cannot be read without loss: " + u.OtherInfoErr.Error(), "give a test user with a plain otherInfo"}
+		return "", &reasonError{
+			"its otherInfo cannot be read without loss: it is no object, or has a key twice",
+			"give a test user with a plain otherInfo",
+		}
 	}
 	p.before = u.OtherInfo
 	for _, k := range p.keys {
@@ -235,7 +240,10 @@ func (p *probe) steps(ctx, work context.Context) (semantics string, err error) {
 		p.merges = true
 		return merge, nil
 	}
-	return "", &reasonError{"a key that was left out of a write has another value now", "see what else writes to this user, and give one that nothing writes to"}
+	return "", &reasonError{
+		"a key that was left out of a write has another value now",
+		"see what else writes to this user, and give one that nothing writes to",
+	}
 }
 
 // text is what the two keys hold after a step; it is of this probe alone, so that nothing that an earlier one has left passes for it.
@@ -276,7 +284,10 @@ func (p *probe) read(ctx context.Context) (bln.User, time.Time, error) {
 	u, err := p.client.User(ctx, p.user)
 	at := time.Now()
 	if failed, ok := errors.AsType[*httpapi.Error](err); ok && failed.Status == http.StatusNotFound {
-		err = &reasonError{fmt.Sprintf("there is no user %d in the organization", p.user), "give the user.id of a member: it is not the id of the row in the list of users, but the one within its user"}
+		err = &reasonError{
+			fmt.Sprintf("there is no user %d in the organization", p.user),
+			"give the user.id of a member: it is not the id of the row in the list of users, but the one within its user",
+		}
 	}
 	if err == nil && !u.HasOtherInfo {
 		u.OtherInfo = bln.OtherInfo{} // a whole answer without it: there is none
@@ -307,7 +318,10 @@ func (p *probe) write(ctx context.Context, was *bln.User, read time.Time, change
 	refused, _ := errors.AsType[*httpapi.Error](err)
 	if err != nil && (refused == nil || !refused.Unknown) {
 		if statusOf(err) == http.StatusForbidden {
-			return now, &reasonError{"BLN does not let this account update the user (403)", "give the account the role admin in the organization, or another test user"}
+			return now, &reasonError{
+				"BLN does not let this account update the user (403)",
+				"give the account the role admin in the organization, or another test user",
+			}
 		}
 		return now, err
 	}
@@ -442,13 +456,15 @@ func (p *probe) damaged(ctx context.Context, e *damageError) Finding {
 	halt := state.Halt(ctx, p.db, p.bridge, reason, p.run)
 	as, became := state.Restored, fmt.Sprintf("User %d was put back and checked.", p.user)
 	if !p.restore(ctx, e.now) {
-		as, became = state.Damaged, fmt.Sprintf("User %d could NOT be put back; the whole otherInfo as it was is kept in journal entry %d.", p.user, p.entry)
+		as, became = state.Damaged,
+			fmt.Sprintf("User %d could NOT be put back; the whole otherInfo as it was is kept in journal entry %d.", p.user, p.entry)
 	}
 	if halt != nil {
 		halt = state.Halt(ctx, p.db, p.bridge, reason, p.run)
 	}
 	closing := errors.Join(halt, p.close(ctx, ending{entry: as, note: became, run: state.Halted, damage: true}))
-	f := p.finding(Problem, "look into it and tell BLN; then: namebridge resume --bridge "+p.bridge+" --reason \"…\"", "HALTED: %s %s No further write will be made", reason, became)
+	f := p.finding(Problem, "look into it and tell BLN; then: namebridge resume --bridge "+p.bridge+" --reason \"…\"",
+		"HALTED: %s %s No further write will be made", reason, became)
 	if closing != nil {
 		f.Text += "; the database could not be told all of it: " + trouble(closing)
 	}

@@ -64,7 +64,8 @@ func risks(b config.Bridge) []risk {
 		all = append(all, risk{
 			fmt.Sprintf("the guard lets one run clear up to %d people or %g %% of the linked users, whichever is more, without asking anybody",
 				b.GuardMaxClears, b.GuardMaxClearPercent),
-			fmt.Sprintf("set GUARD_MAX_CLEARS to %d and GUARD_MAX_CLEAR_PERCENT to %d at most; more than that can be approved when it happens", boldClears, boldPercent),
+			fmt.Sprintf("set GUARD_MAX_CLEARS to %d and GUARD_MAX_CLEAR_PERCENT to %d at most; more can be approved when it happens",
+				boldClears, boldPercent),
 		})
 	}
 	if b.CensusConfirmations == 1 {
@@ -75,7 +76,8 @@ func risks(b config.Bridge) []risk {
 	}
 	if b.NameCoachRequestsPer15Minutes > usualBudget {
 		all = append(all, risk{
-			fmt.Sprintf("NAMECOACH_REQUESTS_PER_15_MINUTES is %d, and NameCoach is known to lock a token out above about %d", b.NameCoachRequestsPer15Minutes, usualBudget),
+			fmt.Sprintf("NAMECOACH_REQUESTS_PER_15_MINUTES is %d, and NameCoach is known to lock a token out above about %d",
+				b.NameCoachRequestsPer15Minutes, usualBudget),
 			fmt.Sprintf("set it to %d, unless NameCoach has granted you more", usualBudget),
 		})
 	}
@@ -110,7 +112,8 @@ func (e *examination) semantics(ctx context.Context, b config.Bridge) {
 		err := e.db.QueryRow(ctx, `SELECT counts->>'semantics' FROM runs WHERE bridge = $1 AND kind = 'probe' AND status = 'done'
 			ORDER BY started_at DESC LIMIT 1`, b.Name).Scan(&shown)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-			e.found(Warning, b.Name, Configuration, "BLN_PUT_SEMANTICS is merge, and whether a probe has shown that this server merges cannot be read ("+trouble(err)+")", cure)
+			e.found(Warning, b.Name, Configuration,
+				"BLN_PUT_SEMANTICS is merge, and whether a probe has shown that this server merges cannot be read ("+trouble(err)+")", cure)
 			return
 		}
 	}

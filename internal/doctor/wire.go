@@ -95,7 +95,8 @@ func (e *examination) unanswered(w *witness, failed error, variable string) (tex
 		return "looking up the name of its host failed (DNS)", "mend the DNS of this machine, then run this again", true
 	case errors.As(err, &authority):
 		return "its certificate is signed by an authority that this machine does not know",
-			"where a proxy of yours opens TLS, give this machine the proxy's certificate (SSL_CERT_FILE); else correct " + variable + ": it may be somebody else who answers", true
+			"where a proxy of yours opens TLS, give this machine the proxy's certificate (SSL_CERT_FILE); else correct " + variable +
+				": it may be somebody else who answers", true
 	case errors.As(err, &host):
 		return "its certificate is for another host", "correct " + variable + ": it may be somebody else who answers", true
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
@@ -109,10 +110,12 @@ func (e *examination) unanswered(w *witness, failed error, variable string) (tex
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return "there is no way to its host", "check the network of this machine, and its proxy (HTTPS_PROXY)", true
 	case errors.As(failed, &paused):
-		return "it asks everybody who uses this account to wait until " + paused.Until.UTC().Format("15:04:05 MST"), "wait until then, then run this again; see what else uses the account", true
+		return "it asks everybody who uses this account to wait until " + paused.Until.UTC().Format("15:04:05 MST"),
+			"wait until then, then run this again; see what else uses the account", true
 	case errors.Is(failed, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		if status == http.StatusTooManyRequests {
-			return "it answers nothing but 429: somebody else uses up what this account may ask", "see what else uses the account, then run this again", true
+			return "it answers nothing but 429: somebody else uses up what this account may ask",
+				"see what else uses the account, then run this again", true
 		}
 		return "no answer within " + length(e.Patience), "correct " + variable + ", or open the firewall on the way", true
 	case err != nil:
