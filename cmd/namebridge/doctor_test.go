@@ -85,8 +85,9 @@ func TestDoctorExitsWithWhatItFound(t *testing.T) {
 
 // quarantined is a run that has staged a clear which is still pending.
 const quarantined = `WITH r AS (INSERT INTO runs (bridge, run, kind, status) VALUES ('default', gen_random_uuid(), 'sweep', 'quarantined') RETURNING run),
-	s AS (INSERT INTO plan_steps (bridge, run, user_id, action) SELECT 'default', run, 5, 'clear' FROM r)
-	INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep, action, wanted_version) VALUES ('default', 5, 'u', 'u', '', 1, 'clear', 1)`
+	s AS (INSERT INTO plan_steps (bridge, run, user_id, action, version) SELECT 'default', run, 5, 'clear', 1 FROM r)
+	INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep, action, wanted_version, removes)
+		VALUES ('default', 5, 'u', 'u', '', 1, 'clear', 1, true)`
 
 func TestDoctorTellsWrongUsageFromTrouble(t *testing.T) {
 	t.Parallel()
