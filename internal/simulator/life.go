@@ -95,8 +95,9 @@ type LifeOptions struct {
 // should be. It goes by the default rules (external id, then address) for the people whom a change is about, also where a test has decreed
 // otherwise. No call waits for anything, and nothing happens between calls.
 //
-// It keeps to what a bridge can find out: rows that changed since Settled, and rows beside which another of the same event could be taken
-// for their successor, are not deleted.
+// It keeps to what a bridge can find out. Rows that changed since Settled, and rows beside which another of the same event could be taken
+// for their successor, are not deleted; and of rows whose address was corrected since Settled the recording is not removed, nor the other way
+// round: a row that says less is no successor.
 type Life struct {
 	mu      sync.Mutex
 	s       *Simulator
@@ -107,6 +108,7 @@ type Life struct {
 	avoid   time.Duration
 	n       int
 	touched map[int64]bool // rows that changed since Settled
+	moved   map[int64]bool // those of them whose address was corrected
 
 	// of the change at hand
 	o       *Options
@@ -129,7 +131,7 @@ func (s *Simulator) Life(o LifeOptions) *Life {
 	s.world.mu.Lock()
 	s.world.tied()
 	s.world.mu.Unlock()
-	l := &Life{s: s, w: s.world, seed: o.Seed, weights: o.Weights, avoid: o.Avoid, touched: map[int64]bool{}}
+	l := &Life{s: s, w: s.world, seed: o.Seed, weights: o.Weights, avoid: o.Avoid, touched: map[int64]bool{}, moved: map[int64]bool{}}
 	l.g = &generator{w: s.world, taken: map[string]bool{}, edges: map[Kind]int{}, events: s.Events()}
 	if len(l.g.events) == 0 {
 		l.g.events = []Event{{Title: "Staff", Slug: "staff", AccessCode: "5TAFF", Code: "F00D"}}
@@ -185,6 +187,7 @@ func (l *Life) Settled() {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
 	clear(l.touched)
+	clear(l.moved)
 	o := l.s.options()
 	maps.DeleteFunc(l.w.past, func(id int64, _ *past) bool {
 		a := l.w.users[id]
@@ -306,7 +309,7 @@ func (l *Life) record(row *Participant) {
 
 func (l *Life) removesRecording(c *Change) bool {
 	p := l.anyRow(func(p *Participant) bool {
-		return p.For != 0 && p.recorded() && strings.TrimSpace(p.NameBadgeLink) != ""
+		return p.For != 0 && p.recorded() && strings.TrimSpace(p.NameBadgeLink) != "" && !l.moved[p.ID]
 	})
 	if p == nil {
 		return false
@@ -458,7 +461,7 @@ func (l *Life) correctsAddress(c *Change) bool {
 func (l *Life) corrects(c *Change, variety int) bool {
 	p := l.anyRow(func(p *Participant) bool {
 		// That it is the same row can be seen by its badge.
-		if strings.TrimSpace(p.NameBadgeLink) == "" || l.w.left[p.Person()] || !l.keeps(p.Person(), []*listed{l.w.participants[p.ID]}) {
+		if strings.TrimSpace(p.NameBadgeLink) == "" || l.touched[p.ID] && !l.moved[p.ID] || l.w.left[p.Person()] || !l.keeps(p.Person(), []*listed{l.w.participants[p.ID]}) {
 			return false
 		}
 		switch a := l.w.users[p.For]; variety {
@@ -484,6 +487,7 @@ func (l *Life) corrects(c *Change, variety int) bool {
 		return false
 	}
 	l.about(c, p)
+	l.moved[p.now.ID] = true
 	l.watch(of.id)
 	c.User = of.id
 	l.w.update(l.o, p, func(row *Participant) {

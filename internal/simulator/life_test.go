@@ -76,7 +76,7 @@ func TestWhoseARowIsAgreesWithItsKeysAfterAnyChanges(t *testing.T) {
 		s := newWorldOf(t, Options{Seed: seed, Users: 500})
 		life := s.Life(LifeOptions{Seed: seed})
 		for range 10 {
-			if got := len(life.Changes(200)); got != 200 {
+			if got := len(life.Changes(100)); got != 100 {
 				t.Fatalf("%d changes", got)
 			}
 			agreesWithKeys(t, s)
@@ -150,19 +150,28 @@ func TestAChangeNamesThoseForWhomSomethingIsToBeDone(t *testing.T) {
 
 func TestEachChangeIsWhatItIsCalled(t *testing.T) {
 	t.Parallel()
-	s := newWorldOf(t, Options{Seed: 21, Users: 400, Now: func() time.Time { return noon }, ClockOffset: -90 * time.Second})
-	life := s.Life(LifeOptions{Seed: 4})
+	s := newWorldOf(t, Options{Seed: 21, Users: 200, Now: func() time.Time { return noon }, ClockOffset: -90 * time.Second})
+	weights := EveryKind()
+	for kind := range weights {
+		weights[kind] = 1
+	}
+	weights[JoinsBLN] = 0 // the strangers are few; they come first
+	strangers := s.Life(LifeOptions{Seed: 4, Weights: Weights{JoinsBLN: 1}})
+	life := s.Life(LifeOptions{Seed: 4, Weights: weights})
 	seen := map[ChangeKind]int{}
 	s.carryInside(t, slices.Collect(maps.Keys(s.Truth().Users)))
-	for range 400 {
+	for i := range 200 {
 		before := snapshot(s)
-		change, ok := life.Next()
+		next := life.Next
+		if i < 3 {
+			next = strangers.Next
+		}
+		change, ok := next()
 		if !ok {
 			t.Fatal("nothing is possible any more")
 		}
 		after := snapshot(s)
-		seen[change.Kind]++
-		if change.Number != sum(seen) || !change.At.Equal(noon.Add(-90*time.Second)) || change.Name == "" {
+		if seen[change.Kind]++; i >= 3 && change.Number != i-2 || !change.At.Equal(noon.Add(-90*time.Second)) || change.Name == "" {
 			t.Errorf("%+v", change)
 		}
 		var was, is Participant
@@ -243,13 +252,6 @@ func snapshot(s *Simulator) moment {
 		m.rows[p.ID] = p
 	}
 	return m
-}
-
-func sum(counts map[ChangeKind]int) (all int) {
-	for _, n := range counts {
-		all += n
-	}
-	return all
 }
 
 // carryInside is carry for those who are not right, without HTTP and without its accounts.
@@ -491,4 +493,56 @@ func TestALifeGoesOnWhileOthersLook(t *testing.T) {
 	}
 	c.carry(Noticed)
 	c.right(Noticed)
+}
+
+// A row that says less than another cannot be told to be its successor, and where nobody has seen it in between, it is the only one to say so.
+func TestNoRowIsBothCorrectedAndSilencedUnseen(t *testing.T) {
+	t.Parallel()
+	s := newWorldOf(t, Options{Seed: 8, Users: 60})
+	life := s.Life(LifeOptions{Seed: 8, Weights: Weights{RemovesRecording: 1, CorrectsAddress: 1, RecordsAnew: 1, RecordsFirst: 1, LeavesNameCoach: 1}})
+	both := 0
+	for range 4 {
+		did := map[int64]map[ChangeKind]bool{}
+		for _, change := range life.Changes(150) {
+			for _, id := range change.Participants {
+				if did[id] == nil {
+					did[id] = map[ChangeKind]bool{}
+				}
+				if change.Kind == LeavesNameCoach && len(did[id]) > 0 {
+					t.Errorf("%s: it changed since", change)
+				}
+				did[id][change.Kind] = true
+				if did[id][RemovesRecording] && did[id][CorrectsAddress] {
+					t.Errorf("%s: and %v", change, did[id])
+				}
+				if did[id][RecordsAnew] && did[id][CorrectsAddress] {
+					both++
+				}
+			}
+		}
+		life.Settled()
+	}
+	if both == 0 {
+		t.Error("no row was corrected and recorded anew")
+	}
+}
+
+// A server that merges does not give up what others have put into our object; a bridge can only set it to null.
+func TestWhatOthersPutIntoOurObjectMayBeNull(t *testing.T) {
+	t.Parallel()
+	s := newWorldOf(t, Options{})
+	id := s.AddUser(NewUser{Username: "a"})
+	s.AddParticipant(Participant{Email: "a", NameBadgeLink: "https://www.name-coach.com/a", For: id})
+	right := s.Truth().Users[id].Fragment.JSON()
+	for value, want := range map[string]bool{
+		right: true, strings.TrimSuffix(right, "}") + `,"note":null}`: true, strings.TrimSuffix(right, "}") + `,"note":"x"}`: false,
+		strings.Replace(right, `,"event_title":null`, "", 1): false,
+	} {
+		if err := s.EditOtherInfo(id, "namecoach", value); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Mismatch(id); (got == "") != want {
+			t.Errorf("%s: %q", value, got)
+		}
+	}
 }

@@ -378,7 +378,7 @@ func (e *exchange) appendRow(b []byte, p *Participant, include []string, latest 
 	} else {
 		field("recording_link", link)
 	}
-	if p.RecordingIDNumber {
+	if p.RecordingIDNumber && p.RecordingID != "" {
 		b = append(b, `,"recording_id":`+p.RecordingID...)
 	} else {
 		field("recording_id", p.RecordingID)

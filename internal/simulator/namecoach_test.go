@@ -297,3 +297,18 @@ func TestTheWriteSideIsThere(t *testing.T) {
 		t.Errorf("moodle: %d %s", r.status, r.body)
 	}
 }
+
+// A recording whose id is a number leaves null behind when it is removed, not nothing.
+func TestARemovedRecordingHasNoID(t *testing.T) {
+	t.Parallel()
+	c := start(t, Options{})
+	id := c.s.AddParticipant(Participant{Email: "a", RecordingLink: "https://namewaves.s3.amazonaws.com/7.mp3", RecordingID: "7", RecordingIDNumber: true})
+	all := "updated_after=2000-01-01T00:00:00Z"
+	if got := c.list(all).values("recording_id"); got[0] != "7" {
+		t.Errorf("got %v", got)
+	}
+	c.s.RemoveRecording(id)
+	if got := c.list(all).values("recording_id"); got[0] != "<nil>" {
+		t.Errorf("got %v", got)
+	}
+}

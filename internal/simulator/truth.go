@@ -273,6 +273,8 @@ func (r *record) shows(o *Options, f *Fragment) bool {
 	if o.DropNulls {
 		want = dropNulls(want)
 	}
+	// What others have put into the object, and a server that merges would not give up, is set to null.
+	n.members = slices.DeleteFunc(n.members, func(m member) bool { return m.value.kind == 'n' && want.get(m.key) == nil })
 	if o.RotateDigests { // any of the signatures that were handed out is right
 		for _, f := range []*node{&n, &want} {
 			if link := f.get("recording_link"); link != nil && link.kind == '"' {

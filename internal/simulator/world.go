@@ -425,7 +425,9 @@ func (w *world) update(o *Options, place *listed, change func(*Participant)) {
 // RemoveRecording takes a row's recording away, as DELETE …/pronunciations does.
 func (s *Simulator) RemoveRecording(id int64) bool { return s.UpdateParticipant(id, silence) }
 
-func silence(p *Participant) { p.RecordingLink, p.RecordingID, p.RecordingDate = "", "", "" }
+func silence(p *Participant) {
+	p.RecordingLink, p.RecordingID, p.RecordingDate, p.RecordingIDNumber = "", "", "", false
+}
 
 // DeleteParticipant takes a row out of NameCoach. No window will ever show that (it is why a census exists).
 func (s *Simulator) DeleteParticipant(id int64) bool {
