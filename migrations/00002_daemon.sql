@@ -19,6 +19,8 @@ CREATE TABLE schedules (
 COMMENT ON TABLE schedules IS 'When the next run of each kind is due. Whoever moves due_at on starts the run, in the same transaction.';
 
 ALTER TABLE runs
+    DROP COLUMN owner,
+    ADD COLUMN resumed_at         timestamptz,
     ADD COLUMN phase              text NOT NULL DEFAULT '',
     ADD COLUMN place              jsonb,
     ADD COLUMN progress           jsonb,
@@ -85,6 +87,6 @@ CREATE INDEX directory_users_pending ON directory_users (bridge, user_id) WHERE 
 ALTER TABLE participants DROP COLUMN found_at, DROP COLUMN absences, DROP COLUMN asked_run;
 DROP INDEX runs_running;
 ALTER TABLE runs DROP COLUMN phase, DROP COLUMN place, DROP COLUMN progress, DROP COLUMN priority, DROP COLUMN hosted, DROP COLUMN requests_namecoach,
-    DROP COLUMN requests_bln, DROP COLUMN approved_at, DROP COLUMN approved_reason;
+    DROP COLUMN requests_bln, DROP COLUMN approved_at, DROP COLUMN approved_reason, DROP COLUMN resumed_at, ADD COLUMN owner uuid;
 DROP TABLE schedules;
 ALTER TABLE bridges DROP COLUMN collected_at, DROP COLUMN widened, DROP COLUMN widened_at, DROP COLUMN late_found;

@@ -19,9 +19,25 @@ type Bridge struct {
 	RowsCarryFragment *bool // nil: not known yet
 	DirectorySweep    int64 // 0: the directory was never listed to its end
 	DirectoryListedAt *time.Time
+	CollectedAt       *time.Time     // when a walk first came to its end; nil: never
+	Widened           *time.Duration // the lookback since WidenedAt, because windows had missed rows
+	WidenedAt         *time.Time
+	LateFound         int64 // rows that windows have missed so far
 }
 
-const bridgeColumns = `bridge, organization_id, halted_at, halt_reason, halt_run, rows_carry_fragment, directory_sweep, directory_listed_at`
+// widenedFor is how long a lookback stays widened after rows were last found to be missed.
+const widenedFor = 7 * 24 * time.Hour
+
+// Lookback is the configured one, or a wider one where windows have missed rows lately.
+func (b Bridge) Lookback(configured time.Duration) time.Duration {
+	if b.Widened == nil || b.WidenedAt == nil || time.Since(*b.WidenedAt) > widenedFor {
+		return configured
+	}
+	return max(configured, *b.Widened)
+}
+
+const bridgeColumns = `bridge, organization_id, halted_at, halt_reason, halt_run, rows_carry_fragment, directory_sweep, directory_listed_at,
+	collected_at, widened, widened_at, late_found`
 
 // OtherOrganizationError says that a bridge's state belongs to another organization than the one configured.
 type OtherOrganizationError struct {
@@ -128,6 +144,14 @@ func SetRowsCarryFragment(ctx context.Context, q Querier, bridge string, carry b
 	_, err := q.Exec(ctx, `UPDATE bridges SET rows_carry_fragment = $2 WHERE bridge = $1`, bridge, carry)
 	if err != nil {
 		return fmt.Errorf("note what list rows of bridge %s carry: %w", bridge, err)
+	}
+	return nil
+}
+
+// NoteCollected notes that a walk has come to its end for the first time.
+func NoteCollected(ctx context.Context, q Querier, bridge string) error {
+	if _, err := q.Exec(ctx, `UPDATE bridges SET collected_at = now() WHERE bridge = $1 AND collected_at IS NULL`, bridge); err != nil {
+		return fmt.Errorf("note that bridge %s was collected: %w", bridge, err)
 	}
 	return nil
 }

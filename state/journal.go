@@ -70,6 +70,7 @@ func Journal(ctx context.Context, q Querier, bridge string, intents []*Intent) e
 // OpenEntry is a journalled write whose outcome is not known.
 type OpenEntry struct {
 	Entry         int64
+	Run           uuid.UUID
 	UserID        int64
 	Fence         int64 // of the claim made to look into it
 	Attempts      int   // made at the user since something last succeeded
@@ -121,6 +122,7 @@ func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) e
 			applied_digest = CASE WHEN done.applied THEN done.digest ELSE d.applied_digest END,
 			applied_source = CASE WHEN done.applied THEN done.source ELSE d.applied_source END,
 			applied_at = CASE WHEN done.applied THEN now() ELSE d.applied_at END,
+			audit_at = CASE WHEN done.applied THEN now() + `+firstAudit+` ELSE d.audit_at END,
 			listed_fragment = CASE WHEN done.applied THEN done.digest ELSE d.listed_fragment END,
 			attempts = CASE WHEN done.applied THEN 0 ELSE d.attempts END,
 			retry_at = CASE WHEN done.applied THEN NULL ELSE d.retry_at END,

@@ -43,18 +43,30 @@ func MarkMissing(ctx context.Context, q Querier, bridge string, before time.Time
 		replaced + `c.person = m.person AND c.created_run IS DISTINCT FROM m.seen_run`,
 		replaced + `c.person <> m.person AND m.name_badge_link <> '' AND c.name_badge_link = m.name_badge_link`,
 		replaced + `c.person <> m.person AND m.recording_id <> '' AND c.recording_id = m.recording_id`,
-		// Those who have nothing but replaced rows are nobody's any more; the others are linked by what they have.
-		`UPDATE participants p SET link_due = true FROM participants m
-			WHERE m.bridge = $1 AND m.replaced AND m.link_due AND p.bridge = $1 AND p.person = m.person AND NOT p.replaced`,
-		`WITH ended AS (SELECT DISTINCT m.person FROM participants m WHERE m.bridge = $1 AND m.replaced AND m.link_due
-				AND NOT EXISTS (SELECT 1 FROM participants c WHERE c.bridge = $1 AND c.person = m.person AND NOT c.replaced)),
-			lifted AS (DELETE FROM holds h USING ended WHERE h.bridge = $1 AND h.kind = 'person' AND h.subject = ended.person),
-			unlinked AS (DELETE FROM links l USING ended WHERE l.bridge = $1 AND l.person = ended.person AND l.rule <> 'hand' RETURNING l.user_id)
-			UPDATE directory_users d SET decide_due = true FROM unlinked WHERE d.bridge = $1 AND d.user_id = unlinked.user_id`,
-		`UPDATE participants SET link_due = false WHERE bridge = $1 AND missing_since IS NOT NULL AND replaced AND link_due`,
 	} {
 		if _, err := q.Exec(ctx, sql, bridge); err != nil {
 			return fmt.Errorf("mark missing participants: %w", err)
+		}
+	}
+	return silence(ctx, q, bridge)
+}
+
+// silence draws the conclusions from rows that have just become replaced, marked by link_due: those who have nothing but
+// replaced rows are nobody's any more, the others are linked by what they have, and the users of both are decided on.
+func silence(ctx context.Context, q Querier, bridge string) error {
+	for _, sql := range []string{
+		`UPDATE participants p SET link_due = true FROM participants m
+			WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND m.replaced AND m.link_due AND p.bridge = $1 AND p.person = m.person AND NOT p.replaced`,
+		`UPDATE directory_users d SET decide_due = true FROM participants m JOIN links l USING (bridge, person)
+			WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND m.replaced AND m.link_due AND d.bridge = $1 AND d.user_id = l.user_id`,
+		`WITH ended AS (SELECT DISTINCT m.person FROM participants m WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND m.replaced AND m.link_due
+				AND NOT EXISTS (SELECT 1 FROM participants c WHERE c.bridge = $1 AND c.person = m.person AND NOT c.replaced)),
+			lifted AS (DELETE FROM holds h USING ended WHERE h.bridge = $1 AND h.kind = 'person' AND h.subject = ended.person)
+			DELETE FROM links l USING ended WHERE l.bridge = $1 AND l.person = ended.person AND l.rule <> 'hand'`,
+		`UPDATE participants SET link_due = false WHERE bridge = $1 AND missing_since IS NOT NULL AND replaced AND link_due`,
+	} {
+		if _, err := q.Exec(ctx, sql, bridge); err != nil {
+			return fmt.Errorf("silence participants: %w", err)
 		}
 	}
 	return nil
@@ -102,4 +114,15 @@ func ForgetUncounted(ctx context.Context, q Querier, bridge string, events []str
 		return fmt.Errorf("forget rows of events that do not count: %w", err)
 	}
 	return nil
+}
+
+// AnythingDue says whether anybody is to be compared, linked or decided on.
+func AnythingDue(ctx context.Context, q Querier, bridge string) (due bool, err error) {
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM participants WHERE bridge = $1 AND link_due)
+		OR EXISTS (SELECT 1 FROM participants WHERE bridge = $1 AND doubt_due)
+		OR EXISTS (SELECT 1 FROM directory_users WHERE bridge = $1 AND decide_due)`, bridge).Scan(&due)
+	if err != nil {
+		return false, fmt.Errorf("look for what is due: %w", err)
+	}
+	return due, nil
 }

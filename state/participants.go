@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -67,12 +68,17 @@ func StageParticipants(ctx context.Context, c Copier, bridge string, reading *Re
 	return nil
 }
 
+// Bringing is what brings rows.
+type Bringing struct {
+	By    uuid.UUID  // the run, or the question about people
+	All   bool       // it should bring all rows there are (of those asked about): rows that are as they were are noted as seen
+	Found *time.Time // it is no window: what it brings new or changed, windows should have brought, or will; on NameCoach's clock
+}
+
 // StoreStaged makes the rows of a reading count and says how many were new or changed. It runs in the transaction that
 // moves the cursor. Where rows of one reading have the same identity, the one with a recording counts, then the one with
-// the smallest content, so that every reading of them comes to the same. by is what brought them. Unchanged rows are
-// not touched, unless touch is set, by what should bring all rows there are: then they are noted as seen. ErrStagedLost:
-// the reading is not whole any more.
-func StoreStaged(ctx context.Context, q Querier, bridge string, reading Reading, by uuid.UUID, touch bool) (changed int64, err error) {
+// the smallest content, so that every reading of them comes to the same. ErrStagedLost: the reading is not whole any more.
+func StoreStaged(ctx context.Context, q Querier, bridge string, reading Reading, b Bringing) (changed int64, err error) {
 	var there int64
 	if err := q.QueryRow(ctx, `SELECT count(*) FROM staged_participants WHERE bridge = $1 AND reading = $2`, bridge, reading.ID).Scan(&there); err != nil {
 		return 0, fmt.Errorf("count staged participants: %w", err)
@@ -80,29 +86,61 @@ func StoreStaged(ctx context.Context, q Querier, bridge string, reading Reading,
 	if there != reading.Rows {
 		return 0, fmt.Errorf("%w: %d of %d", ErrStagedLost, reading.Rows-there, reading.Rows)
 	}
+	if there == 0 {
+		return 0, nil
+	}
 	tag, err := q.Exec(ctx, `INSERT INTO participants (bridge, participant, person, email, institution_id, event_access_code, event_title,
-			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, created_run, seen_run, doubt_due)
+			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, created_run, seen_run, doubt_due, found_at)
 		SELECT DISTINCT ON (participant) bridge, participant, person, email, institution_id, event_access_code, event_title,
-			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, $3::uuid, $3::uuid, NOT $4::boolean
+			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, $3::uuid, $3::uuid, NOT $4::boolean, $5::timestamptz
 		FROM staged_participants WHERE bridge = $1 AND reading = $2 ORDER BY participant, recording_link = '', content
 		ON CONFLICT (bridge, participant) DO UPDATE SET person = EXCLUDED.person, email = EXCLUDED.email,
 			institution_id = EXCLUDED.institution_id, event_access_code = EXCLUDED.event_access_code, event_title = EXCLUDED.event_title,
 			first_name = EXCLUDED.first_name, last_name = EXCLUDED.last_name, name_badge_link = EXCLUDED.name_badge_link,
 			recording_link = EXCLUDED.recording_link, recording_id = EXCLUDED.recording_id, recording_date = EXCLUDED.recording_date,
 			attributes = EXCLUDED.attributes, content = EXCLUDED.content, changed_at = now(), link_due = true, doubt_due = EXCLUDED.doubt_due,
-			missing_since = NULL, replaced = false, seen_run = EXCLUDED.seen_run, seen_at = now()
-		WHERE participants.content <> EXCLUDED.content OR participants.missing_since IS NOT NULL`, bridge, reading.ID, by, touch)
+			missing_since = NULL, replaced = false, absences = 0, seen_run = EXCLUDED.seen_run, seen_at = now(), found_at = EXCLUDED.found_at
+		WHERE participants.content <> EXCLUDED.content OR participants.missing_since IS NOT NULL`, bridge, reading.ID, b.By, b.All, b.Found)
 	if err != nil {
 		return 0, fmt.Errorf("store participants: %w", err)
 	}
-	if touch {
+	if b.All {
 		_, err := q.Exec(ctx, `UPDATE participants p SET seen_run = $3, seen_at = now() FROM staged_participants s
-			WHERE s.bridge = $1 AND s.reading = $2 AND p.bridge = $1 AND p.participant = s.participant AND p.seen_run IS DISTINCT FROM $3`, bridge, reading.ID, by)
+			WHERE s.bridge = $1 AND s.reading = $2 AND p.bridge = $1 AND p.participant = s.participant AND p.seen_run IS DISTINCT FROM $3`, bridge, reading.ID, b.By)
 		if err != nil {
 			return 0, fmt.Errorf("note who was seen: %w", err)
 		}
 	}
+	if b.Found == nil {
+		// What a search had brought first has come by itself now: no window has missed it.
+		_, err := q.Exec(ctx, `UPDATE participants p SET found_at = NULL FROM staged_participants s
+			WHERE p.bridge = $1 AND p.found_at IS NOT NULL AND s.bridge = $1 AND s.reading = $2 AND s.participant = p.participant`, bridge, reading.ID)
+		if err != nil {
+			return 0, fmt.Errorf("note who came by a window: %w", err)
+		}
+	}
 	return tag.RowsAffected(), DropStaged(ctx, q, bridge, reading)
+}
+
+// CountLate counts the rows that a search has brought before a time up to which, less the lookback, windows have been read
+// since, and that none of them has brought: the windows have missed them. Where there are some the lookback is widened
+// to at least twice what it was, up to a day. With counts false they are only forgotten: the windows do not go back to
+// the beginning, and the rows may be from before.
+func CountLate(ctx context.Context, q Querier, bridge string, before time.Time, lookback time.Duration, counts bool) (late int64, err error) {
+	tag, err := q.Exec(ctx, `UPDATE participants SET found_at = NULL WHERE bridge = $1 AND found_at < $2`, bridge, before)
+	if err != nil {
+		return 0, fmt.Errorf("count rows that windows have missed: %w", err)
+	}
+	late = tag.RowsAffected()
+	if late == 0 || !counts {
+		return 0, nil
+	}
+	_, err = q.Exec(ctx, `UPDATE bridges SET late_found = late_found + $2, widened = $3, widened_at = now() WHERE bridge = $1`,
+		bridge, late, min(2*lookback, 24*time.Hour))
+	if err != nil {
+		return 0, fmt.Errorf("widen the lookback: %w", err)
+	}
+	return late, nil
 }
 
 // DropStaged forgets the rows of a reading that does not count, and of readings whose process is gone.

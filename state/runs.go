@@ -19,12 +19,13 @@ const (
 	Plan     Kind = "plan"
 	Collect  Kind = "collect"
 	Sweep    Kind = "sweep"
+	Census   Kind = "census"
 )
 
 // RunStatus is how a run stands.
 type RunStatus string
 
-// The states of a run. Running without a live owner means interrupted.
+// The states of a run. Running means that a job is there for its next step, whether or not a process lives that does it.
 const (
 	Running     RunStatus = "running"
 	Done        RunStatus = "done"
@@ -33,78 +34,150 @@ const (
 	Halted      RunStatus = "halted"
 )
 
-// Run is one collect, sweep, backfill or plan.
+// The priorities of runs, of their jobs, and of the users that they make pending.
+const (
+	OnDemand         int16 = 1
+	CollectPriority  int16 = 2
+	SweepPriority    int16 = 3
+	BackfillPriority int16 = 4
+	// Planned users are written by nobody, until a run that writes wants them.
+	Planned int16 = 5
+)
+
+// Run is one collect, sweep, census, backfill or plan.
 type Run struct {
-	Run       uuid.UUID
-	Kind      Kind
-	Status    RunStatus
-	Since     *time.Time
-	Owner     *uuid.UUID
-	StartedAt time.Time
-	EndedAt   *time.Time
-	Counts    json.RawMessage
-	Error     *string
-	Live      bool // its owner is alive
+	Run               uuid.UUID
+	Kind              Kind
+	Status            RunStatus
+	Since             *time.Time
+	StartedAt         time.Time
+	ResumedAt         *time.Time // it had failed, and was gone on with
+	EndedAt           *time.Time
+	Phase             string          // what is to be done next
+	Place             json.RawMessage // how far the phase is; null: at its beginning
+	Progress          json.RawMessage // the same for people
+	Priority          int16
+	Hosted            *uuid.UUID // the process that waits for it; nil: the daemon's
+	RequestsNamecoach int64
+	RequestsBLN       int64
+	Counts            json.RawMessage
+	Error             *string
+	Live              bool // running, and a process that serves the bridge lives
 }
 
-var runColumns = `run, kind, status, since, owner, started_at, ended_at, counts, error, status = 'running' AND ` + fmt.Sprintf(liveOwner, "runs.owner") + ` AS live`
+var runColumns = `run, kind, status, since, started_at, resumed_at, ended_at, phase, place, progress, priority, hosted, requests_namecoach, requests_bln,
+	counts, error, status = 'running' AND ` + liveBridge + ` AS live`
 
-// TakeRun gives owner the newest run of kind and since, where it was interrupted or failed and resume is wanted, or else
-// starts one. While a live process has it, that run comes back with ErrStale. Run it in a transaction: two processes that
-// start at once take turns.
-func TakeRun(ctx context.Context, q Querier, bridge string, kind Kind, since *time.Time, owner uuid.UUID, resume bool) (Run, error) {
-	fail := func(err error) (Run, error) { return Run{}, fmt.Errorf("start %s of bridge %s: %w", kind, bridge, err) }
+// NewRun is a run to be started.
+type NewRun struct {
+	Kind     Kind
+	Since    *time.Time
+	Phase    string // its first
+	Priority int16
+	Hosted   *uuid.UUID
+	Resume   bool // go on with the last one of this kind and since, if it failed
+}
+
+// StartRun starts a run, or gives the one of the same kind and since that is running already: two processes that start at
+// once start the same. started is false where it was running. Run it in the transaction that queues its first job.
+func StartRun(ctx context.Context, q Querier, bridge string, n NewRun) (run Run, started bool, err error) {
+	fail := func(err error) (Run, bool, error) {
+		return Run{}, false, fmt.Errorf("start %s of bridge %s: %w", n.Kind, bridge, err)
+	}
 	if _, err := q.Exec(ctx, `SELECT 1 FROM bridges WHERE bridge = $1 FOR NO KEY UPDATE`, bridge); err != nil {
 		return fail(err)
 	}
 	last, err := one[Run](q.Query(ctx, `SELECT `+runColumns+` FROM runs
 		WHERE bridge = $1 AND kind = $2 AND since IS NOT DISTINCT FROM $3::timestamptz
-		ORDER BY started_at DESC LIMIT 1`, bridge, kind, since))
+		ORDER BY status = 'running' DESC, started_at DESC LIMIT 1`, bridge, n.Kind, n.Since))
 	switch {
 	case errors.Is(err, ErrNotFound):
 	case err != nil:
 		return fail(err)
-	case last.Live:
-		return last, fmt.Errorf("%s %s of bridge %s: %w", kind, last.Run, bridge, ErrStale)
-	case resume && (last.Status == Running || last.Status == Failed):
-		last, err = one[Run](q.Query(ctx, `UPDATE runs SET owner = $3, status = 'running', ended_at = NULL, error = NULL
-			WHERE bridge = $1 AND run = $2 RETURNING `+runColumns, bridge, last.Run, owner))
+	case last.Status == Running:
+		return last, false, nil
+	case n.Resume && last.Status == Failed:
+		// From its first phase: what was done is found done, and what has changed since is seen.
+		run, err = one[Run](q.Query(ctx, `UPDATE runs SET status = 'running', ended_at = NULL, error = NULL, resumed_at = now(),
+				phase = $3, place = NULL, progress = NULL, priority = $4, hosted = $5
+			WHERE bridge = $1 AND run = $2 RETURNING `+runColumns, bridge, last.Run, n.Phase, n.Priority, n.Hosted))
 		if err != nil {
 			return fail(err)
 		}
-		return last, nil
+		return run, true, nil
 	}
-	_, err = q.Exec(ctx, `UPDATE runs SET status = 'failed', ended_at = now(), owner = NULL, error = 'interrupted'
-		WHERE bridge = $1 AND kind = $2 AND status = 'running' AND NOT `+fmt.Sprintf(liveOwner, "runs.owner"), bridge, kind)
+	run, err = one[Run](q.Query(ctx, `INSERT INTO runs (bridge, run, kind, status, since, phase, priority, hosted)
+		VALUES ($1, $2, $3, 'running', $4, $5, $6, $7) RETURNING `+runColumns, bridge, uuid.New(), n.Kind, n.Since, n.Phase, n.Priority, n.Hosted))
 	if err != nil {
 		return fail(err)
 	}
-	run, err := one[Run](q.Query(ctx, `INSERT INTO runs (bridge, run, kind, status, since, owner)
-		VALUES ($1, $2, $3, 'running', $4, $5) RETURNING `+runColumns, bridge, uuid.New(), kind, since, owner))
-	if err != nil {
-		return fail(err)
-	}
-	return run, nil
+	return run, true, nil
 }
 
-// EndRun closes owner's run with its counts. An error text is for people. ErrStale: another process has taken the run over.
-func EndRun(ctx context.Context, q Querier, bridge string, run, owner uuid.UUID, status RunStatus, counts any, problem string) error {
+// HostRun makes owner the process that waits for a running run, where the one that did is gone: what interrupts it then
+// ends the run.
+func HostRun(ctx context.Context, q Querier, bridge string, run, owner uuid.UUID) error {
+	_, err := q.Exec(ctx, `UPDATE runs SET hosted = $3 WHERE bridge = $1 AND run = $2 AND status = 'running'
+		AND hosted IS NOT NULL AND NOT `+fmt.Sprintf(liveOwner, "runs.hosted"), bridge, run, owner)
+	if err != nil {
+		return fmt.Errorf("host run %s: %w", run, err)
+	}
+	return nil
+}
+
+// Step is how far a run has come with its phase.
+type Step struct {
+	Place              json.RawMessage // of the phase; nil: as it was
+	Progress           json.RawMessage // for people; nil: as it was
+	NameCoach, BLNSent int64           // requests sent for it
+}
+
+// NoteStep notes how far a running run has come, in the transaction that brings it there. ErrStale: the run is not in
+// this phase any more, or was ended: the step must not count.
+func NoteStep(ctx context.Context, q Querier, bridge string, run uuid.UUID, phase string, s Step) error {
+	tag, err := q.Exec(ctx, `UPDATE runs SET place = coalesce($4, place), progress = coalesce($5, progress),
+			requests_namecoach = requests_namecoach + $6, requests_bln = requests_bln + $7
+		WHERE bridge = $1 AND run = $2 AND phase = $3 AND status = 'running'`, bridge, run, phase, s.Place, s.Progress, s.NameCoach, s.BLNSent)
+	return exactlyOne(tag, err, "note step of run %s", run)
+}
+
+// NextPhase takes a running run from one phase to the next, in the transaction that queues its job. ErrStale: see NoteStep.
+func NextPhase(ctx context.Context, q Querier, bridge string, run uuid.UUID, phase, next string) error {
+	tag, err := q.Exec(ctx, `UPDATE runs SET phase = $4, place = NULL, progress = NULL
+		WHERE bridge = $1 AND run = $2 AND phase = $3 AND status = 'running'`, bridge, run, phase, next)
+	return exactlyOne(tag, err, "next phase of run %s", run)
+}
+
+// CountRequests adds requests to what a run has sent, also after its end.
+func CountRequests(ctx context.Context, q Querier, bridge string, run uuid.UUID, nameCoach, bln int64) error {
+	_, err := q.Exec(ctx, `UPDATE runs SET requests_namecoach = requests_namecoach + $3, requests_bln = requests_bln + $4
+		WHERE bridge = $1 AND run = $2`, bridge, run, nameCoach, bln)
+	if err != nil {
+		return fmt.Errorf("count requests of run %s: %w", run, err)
+	}
+	return nil
+}
+
+// CountWritten adds users that are done, and the requests it took, to what a run has come to.
+func CountWritten(ctx context.Context, q Querier, bridge string, run uuid.UUID, users, requests int64) error {
+	_, err := q.Exec(ctx, `UPDATE runs SET requests_bln = requests_bln + $4,
+			progress = CASE WHEN phase = 'write' AND progress IS NOT NULL THEN jsonb_set(progress, '{done}', to_jsonb(coalesce((progress->>'done')::bigint, 0) + $3)) ELSE progress END
+		WHERE bridge = $1 AND run = $2`, bridge, run, users, requests)
+	if err != nil {
+		return fmt.Errorf("count what is written of run %s: %w", run, err)
+	}
+	return nil
+}
+
+// EndRun closes a running run with its counts. An error text is for people. ErrStale: it has been closed already.
+func EndRun(ctx context.Context, q Querier, bridge string, run uuid.UUID, status RunStatus, counts any, problem string) error {
 	raw, err := json.Marshal(counts)
 	if err != nil {
 		return fmt.Errorf("end run %s: %w", run, err)
 	}
-	tag, err := q.Exec(ctx, `UPDATE runs SET status = $3, ended_at = now(), counts = $4, error = nullif($5, ''), owner = NULL
-		WHERE bridge = $1 AND run = $2 AND owner = $6`, bridge, run, status, raw, forPeople(problem), owner)
+	tag, err := q.Exec(ctx, `UPDATE runs SET status = $3, ended_at = now(), counts = $4, error = nullif($5, ''), hosted = NULL
+		WHERE bridge = $1 AND run = $2 AND status = 'running'`, bridge, run, status, raw, forPeople(problem))
 	return exactlyOne(tag, err, "end run %s", run)
-}
-
-// ReleaseRun gives an unfinished run back, so that the next process goes on with it at once.
-func ReleaseRun(ctx context.Context, q Querier, bridge string, run, owner uuid.UUID) error {
-	_, err := q.Exec(ctx, `UPDATE runs SET owner = NULL WHERE bridge = $1 AND run = $2 AND owner = $3 AND status = 'running'`, bridge, run, owner)
-	if err != nil {
-		return fmt.Errorf("release run %s: %w", run, err)
-	}
-	return nil
 }
 
 // GetRun reads one run.
@@ -114,6 +187,15 @@ func GetRun(ctx context.Context, q Querier, bridge string, run uuid.UUID) (Run, 
 		return r, fmt.Errorf("read run %s: %w", run, err)
 	}
 	return r, nil
+}
+
+// RunningRuns gives the runs that are not ended, the most urgent first.
+func RunningRuns(ctx context.Context, q Querier, bridge string) ([]Run, error) {
+	runs, err := collect[Run](q.Query(ctx, `SELECT `+runColumns+` FROM runs WHERE bridge = $1 AND status = 'running' ORDER BY priority, started_at`, bridge))
+	if err != nil {
+		return nil, fmt.Errorf("read runs of bridge %s: %w", bridge, err)
+	}
+	return runs, nil
 }
 
 // LastRuns gives the newest run of each kind.
@@ -128,40 +210,109 @@ func LastRuns(ctx context.Context, q Querier, bridge string) ([]Run, error) {
 
 // PlanStep is one user that a plan would write or clear.
 type PlanStep struct {
-	UserID int64
-	Action string
-	Wanted json.RawMessage
-	Digest []byte
+	UserID  int64
+	Action  string
+	Wanted  json.RawMessage
+	Digest  []byte
+	Version int64 // the wanted_version that was planned
 }
 
-// StorePlanSteps keeps what a run would do, or what the guard has staged.
+// StorePlanSteps keeps what a run would do.
 func StorePlanSteps(ctx context.Context, q Querier, bridge string, run uuid.UUID, steps []PlanStep) error {
-	users, actions, wanted, digests := make([]int64, len(steps)), make([]string, len(steps)), make([]*string, len(steps)), make([][]byte, len(steps))
+	n := len(steps)
+	users, actions, wanted, digests, versions := make([]int64, n), make([]string, n), make([]*string, n), make([][]byte, n), make([]int64, n)
 	for i, s := range steps {
-		users[i], actions[i], digests[i] = s.UserID, s.Action, s.Digest
+		users[i], actions[i], digests[i], versions[i] = s.UserID, s.Action, s.Digest, s.Version
 		if s.Wanted != nil {
 			text := string(s.Wanted)
 			wanted[i] = &text
 		}
 	}
-	_, err := q.Exec(ctx, `INSERT INTO plan_steps (bridge, run, user_id, action, wanted, digest)
-		SELECT $1, $2, u, a, w::jsonb, d FROM unnest($3::bigint[], $4::text[], $5::text[], $6::bytea[]) AS t(u, a, w, d)
-		ON CONFLICT (bridge, run, user_id) DO UPDATE SET action = EXCLUDED.action, wanted = EXCLUDED.wanted, digest = EXCLUDED.digest`,
-		bridge, run, users, actions, wanted, digests)
+	_, err := q.Exec(ctx, `INSERT INTO plan_steps (bridge, run, user_id, action, wanted, digest, version)
+		SELECT $1, $2, u, a, w::jsonb, d, v FROM unnest($3::bigint[], $4::text[], $5::text[], $6::bytea[], $7::bigint[]) AS t(u, a, w, d, v)
+		ON CONFLICT (bridge, run, user_id) DO UPDATE SET action = EXCLUDED.action, wanted = EXCLUDED.wanted, digest = EXCLUDED.digest, version = EXCLUDED.version`,
+		bridge, run, users, actions, wanted, digests, versions)
 	if err != nil {
 		return fmt.Errorf("store plan of run %s: %w", run, err)
 	}
 	return nil
 }
 
-// StageClears keeps the pending clears as steps of a run that waits for a person.
-func StageClears(ctx context.Context, q Querier, bridge string, run uuid.UUID) error {
-	_, err := q.Exec(ctx, `INSERT INTO plan_steps (bridge, run, user_id, action, digest)
-		SELECT bridge, $2, user_id, action, applied_digest FROM directory_users
-		WHERE bridge = $1 AND action = 'clear' AND wanted_version > applied_version AND gone_at IS NULL
-		ON CONFLICT (bridge, run, user_id) DO NOTHING`, bridge, run)
+// CountPlanned counts the users that a plan would write and clear.
+func CountPlanned(ctx context.Context, q Querier, bridge string, run uuid.UUID) (written, cleared int, err error) {
+	err = q.QueryRow(ctx, `SELECT count(*) FILTER (WHERE action = 'write'), count(*) FILTER (WHERE action = 'clear')
+		FROM plan_steps WHERE bridge = $1 AND run = $2`, bridge, run).Scan(&written, &cleared)
 	if err != nil {
-		return fmt.Errorf("stage the clears of run %s: %w", run, err)
+		return 0, 0, fmt.Errorf("count the steps of plan %s: %w", run, err)
+	}
+	return written, cleared, nil
+}
+
+// waiting is the condition that the directory user d is to lose a recording or a fragment, and that nobody has let it
+// through yet.
+const waiting = `d.removes AND d.wanted_version > d.applied_version AND d.released_version < d.wanted_version AND d.gone_at IS NULL`
+
+// CountRemovals counts the pending removals that nobody has let through, and those that the run has made or let through.
+func CountRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID) (pending, done int, err error) {
+	err = q.QueryRow(ctx, `SELECT (SELECT count(*) FROM directory_users d WHERE d.bridge = $1 AND d.urgency < $3 AND `+waiting+`),
+		(SELECT count(*) FROM directory_users d WHERE d.bridge = $1 AND d.wanted_run = $2 AND d.removes AND d.released_version = d.wanted_version)`,
+		bridge, run, Planned).Scan(&pending, &done)
+	if err != nil {
+		return 0, 0, fmt.Errorf("count the removals of run %s: %w", run, err)
+	}
+	return pending, done, nil
+}
+
+// StageRemovals keeps the pending removals as steps of a run that waits for a person, and says how many of them no other
+// quarantined run has staged as they are.
+func StageRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID) (staged int, err error) {
+	tag, err := q.Exec(ctx, `INSERT INTO plan_steps (bridge, run, user_id, action, wanted, digest, version)
+		SELECT bridge, $2, user_id, action, wanted, applied_digest, wanted_version FROM directory_users d
+		WHERE d.bridge = $1 AND d.urgency < $3 AND `+waiting+` AND NOT EXISTS (SELECT 1 FROM plan_steps s JOIN runs r USING (bridge, run)
+			WHERE s.bridge = $1 AND s.user_id = d.user_id AND s.version = d.wanted_version AND r.status = 'quarantined')
+		ON CONFLICT (bridge, run, user_id) DO UPDATE SET action = EXCLUDED.action, wanted = EXCLUDED.wanted, digest = EXCLUDED.digest, version = EXCLUDED.version`,
+		bridge, run, Planned)
+	if err != nil {
+		return 0, fmt.Errorf("stage the removals of run %s: %w", run, err)
+	}
+	return int(tag.RowsAffected()), nil
+}
+
+// ReleaseRemovals lets the pending removals through.
+func ReleaseRemovals(ctx context.Context, q Querier, bridge string) error {
+	_, err := q.Exec(ctx, `UPDATE directory_users d SET released_version = wanted_version WHERE d.bridge = $1 AND d.urgency < $2 AND `+waiting, bridge, Planned)
+	if err != nil {
+		return fmt.Errorf("let removals of bridge %s through: %w", bridge, err)
 	}
 	return nil
+}
+
+// Approval is what approving a run came to.
+type Approval struct {
+	Steps int     // of the run
+	Moved []int64 // users for whom something else is wanted by now, or nothing any more: they are left out
+}
+
+// ApproveRun lets through exactly the steps of a quarantined run or of a plan, as far as they are still what is wanted. They
+// become the wish of the run again, with the highest priority; the caller queues its job in the same transaction.
+// ErrStale: the run is neither quarantined nor a finished plan, or was approved before.
+func ApproveRun(ctx context.Context, q Querier, bridge string, run uuid.UUID, phase string, hosted uuid.UUID, reason string) (Approval, error) {
+	var a Approval
+	tag, err := q.Exec(ctx, `UPDATE runs SET status = 'running', ended_at = NULL, phase = $3, place = NULL, progress = NULL, priority = $4,
+			resumed_at = now(), approved_at = now(), approved_reason = $5, hosted = $6
+		WHERE bridge = $1 AND run = $2 AND approved_at IS NULL AND (status = 'quarantined' OR kind = 'plan' AND status = 'done')`,
+		bridge, run, phase, OnDemand, forPeople(reason), hosted)
+	if err := exactlyOne(tag, err, "approve run %s", run); err != nil {
+		return a, err
+	}
+	err = q.QueryRow(ctx, `WITH steps AS (SELECT user_id, version FROM plan_steps WHERE bridge = $1 AND run = $2),
+		still AS (UPDATE directory_users d SET released_version = wanted_version, wanted_run = $2, urgency = $3, attempts = 0, retry_at = NULL FROM steps s
+			WHERE d.bridge = $1 AND d.user_id = s.user_id AND d.gone_at IS NULL AND d.wanted_version = s.version AND d.wanted_version > d.applied_version
+			RETURNING d.user_id)
+		SELECT (SELECT count(*) FROM steps), coalesce((SELECT array_agg(user_id ORDER BY user_id) FROM steps WHERE user_id NOT IN (SELECT user_id FROM still)), '{}')`,
+		bridge, run, OnDemand).Scan(&a.Steps, &a.Moved)
+	if err != nil {
+		return a, fmt.Errorf("approve run %s: %w", run, err)
+	}
+	return a, nil
 }

@@ -29,6 +29,9 @@ var (
 	ErrStale    = errors.New("somebody else has moved it on")
 )
 
+// poolSize is how many connections a process may have, unless its URL says otherwise (pool_max_conns).
+const poolSize = 16
+
 // Open connects to the database at url and checks that it answers.
 func Open(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
@@ -43,6 +46,10 @@ func Open(ctx context.Context, url string) (*pgxpool.Pool, error) {
 		// Our statements are short, but what a planner guesses of a table that was just filled may look expensive enough to be
 		// compiled first: counting what is pending among 100,000 users took 0.5 to 1 s longer for it.
 		cfg.ConnConfig.RuntimeParams["jit"] = "off"
+	}
+	if !strings.Contains(url, "pool_max_conns") {
+		// Every job may hold one, and so does the queue; what waits for a connection must not keep others from theirs.
+		cfg.MaxConns = max(cfg.MaxConns, poolSize)
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {

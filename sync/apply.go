@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
@@ -24,8 +25,6 @@ import (
 const (
 	// writeBatch is how many users one claim takes.
 	writeBatch = 100
-	// lanes is how many batches are under way at once, so that the end of one does not leave the line idle.
-	lanes = 2
 	// maxDetail is where a reason is cut, in bytes.
 	maxDetail = 1000
 	// maxProperties is how many otherInfo may have (BLN 7463).
@@ -49,24 +48,21 @@ const (
 	forbidden = 3
 )
 
-// writer is the writing part of a run.
+// writer writes pending users, for whichever runs want them.
 type writer struct {
 	*run
 	journal  gather[*state.Intent]
 	settle   gather[state.Outcome]
-	total    int
-	done     atomic.Int64
 	failures atomic.Int64 // in a row
 	verified atomic.Int64
 	denied   atomic.Int64 // users who answered 403 at the first try
 	gone     atomic.Int64 // users that BLN no longer knows
-	cleared  atomic.Int64
 	landed   atomic.Int64 // earlier writes that were found to have been carried out
 	stopped  atomic.Bool  // damage was done: nothing more is sent but to put it back
 }
 
 func (r *run) newWriter() *writer {
-	w := &writer{run: r, journal: gather[*state.Intent]{base: r.lease}, settle: gather[state.Outcome]{base: r.lease}}
+	w := &writer{run: r, journal: gather[*state.Intent]{base: r.over}, settle: gather[state.Outcome]{base: r.over}}
 	w.journal.do = func(ctx context.Context, in []*state.Intent) error { return state.Journal(ctx, r.DB, r.Name, in) }
 	w.settle.do = func(ctx context.Context, out []state.Outcome) error {
 		return state.InTx(ctx, r.DB, func(tx pgx.Tx) error { return state.Settle(ctx, tx, r.Name, out) })
@@ -74,61 +70,82 @@ func (r *run) newWriter() *writer {
 	return w
 }
 
-// write brings every pending user to what is wanted, until none is left that can be. Earlier writes whose outcome is not
-// known are looked into first.
-func (r *run) write(ctx context.Context) error {
-	if err := state.ForgetFailures(ctx, r.DB, r.Name); err != nil {
-		return err
+// writing is where a run is that waits for its users to be written.
+type writing struct {
+	Staged  int  `json:"staged"`  // removals that the guard has kept for a person to approve
+	Waiting bool `json:"waiting"` // it has kept some, perhaps for an earlier run
+}
+
+const (
+	// pollFirst and pollMost are the pauses in which a run looks whether its users are written.
+	pollFirst, pollMost = 20 * time.Millisecond, time.Second
+)
+
+// awaitWrites lets the run's removals through, or stages them, and then waits until nothing of what the run wants is left
+// that can be done now.
+func (r *run) awaitWrites(ctx context.Context) (verdict, error) {
+	if r.row.Place == nil {
+		return more, r.startWrites(ctx)
 	}
-	w := r.newWriter()
-	for {
-		if err := w.recover(ctx); err != nil {
-			return err
+	for wait := pollFirst; ; wait = min(2*wait, pollMost) {
+		if err := r.checkHalt(ctx); err != nil {
+			return more, err
 		}
-		if w.landed.Swap(0) > 0 { // who has got what was decided without knowing that
-			if err := r.decideAll(ctx, true); err != nil {
-				return err
-			}
-		}
-		pending, err := state.CountPending(ctx, r.DB, r.Name)
+		left, err := state.PendingOf(ctx, r.DB, r.Name, r.id(), r.row.Priority)
 		if err != nil {
-			return err
+			return more, err
 		}
-		if w.total == 0 {
-			w.total = pending.Writes
+		if !left.Ready && !left.Claimed && (left.Retry == nil || time.Until(*left.Retry) > patience) {
+			return next, r.learnRows(ctx)
 		}
-		clears, err := r.letClears(ctx, pending.Clears, int(w.cleared.Load()))
-		if err != nil {
-			return err
+		if wait == pollMost {
+			// Whoever waits for a job that got lost would wait for ever. And this comes forward as long as there is work.
+			err := state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+				return queueWriters(ctx, r.queue, tx, r.Name, r.row.Priority, writeBatch)
+			})
+			return more, errors.Join(err, pause(ctx, wait))
 		}
-		group, lane := errgroup.WithContext(ctx)
-		for range lanes {
-			group.Go(func() error { return w.lane(lane, clears) })
-		}
-		if err := group.Wait(); err != nil {
-			return err
-		}
-		if w.gone.Swap(0) > 0 { // their people may be another user's now (BLN 645)
-			if err := r.linkAll(ctx, true); err != nil {
-				return err
-			}
-			if err := r.decideAll(ctx, true); err != nil {
-				return err
-			}
-		}
-		pending, err = state.CountPending(ctx, r.DB, r.Name)
-		if err != nil {
-			return err
-		}
-		again := pending.Claimed > 0 || pending.Ready > 0 || pending.Retry != nil && time.Until(*pending.Retry) < patience
-		if !again {
-			break
-		}
-		if err := pause(ctx, time.Second); err != nil {
-			return err
+		if err := pause(ctx, wait); err != nil {
+			return more, err
 		}
 	}
-	return r.learnRows(ctx)
+}
+
+// startWrites makes what was left behind the wish of a run that looks at everybody, and has the guard judge the removals.
+func (r *run) startWrites(ctx context.Context) error {
+	return r.commit(ctx, func(tx pgx.Tx) (to reached, err error) {
+		// Who approves a plan wants it as it is; what is urgent leaves the rest to others.
+		if r.row.Priority >= state.SweepPriority && r.row.Kind != state.Census {
+			if err := state.Adopt(ctx, tx, r.Name, r.id(), r.row.Priority); err != nil {
+				return to, err
+			}
+		}
+		place := writing{}
+		removals, done, err := state.CountRemovals(ctx, tx, r.Name, r.id())
+		if err != nil {
+			return to, err
+		}
+		if removals > 0 {
+			totals, err := state.CountTotals(ctx, tx, r.Name)
+			if err != nil {
+				return to, err
+			}
+			if r.Settings.Guard.Stages(removals+done, totals.Linked) {
+				place.Waiting = true
+				place.Staged, err = state.StageRemovals(ctx, tx, r.Name, r.id())
+			} else {
+				err = state.ReleaseRemovals(ctx, tx, r.Name)
+			}
+			if err != nil {
+				return to, err
+			}
+		}
+		total, err := state.CountPendingOf(ctx, tx, r.Name, r.id(), r.row.Priority)
+		if err != nil {
+			return to, err
+		}
+		return reached{place, &progress{Total: total - place.Staged}}, queueWriters(ctx, r.queue, tx, r.Name, r.row.Priority, total-place.Staged)
+	})
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -142,30 +159,95 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// letClears says whether this run may clear these users, after those it has cleared already. Too many clears at once are staged for a person to approve; everything else
-// goes on.
-func (r *run) letClears(ctx context.Context, clears, done int) (bool, error) {
-	totals, err := state.CountTotals(ctx, r.DB, r.Name)
-	if err != nil {
-		return false, err
+// writeLane writes pending users, batch after batch, until none is left that this lane is for, or the slice is over.
+func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish func(context.Context, pgx.Tx) error) error {
+	r := w.run(state.Run{Priority: a.urgency()}, "")
+	lane := r.newWriter()
+	for began := time.Now(); ; {
+		stored, err := state.GetBridge(ctx, w.db, w.b.Name)
+		if err != nil {
+			return err
+		}
+		if err := lane.recover(ctx); err != nil {
+			return w.laneFailed(ctx, a, err)
+		}
+		if stored.HaltedAt != nil {
+			return nil // who resumes queues again what is pending
+		}
+		wish := state.Wish{Urgency: a.urgency()}
+		if lane.landed.Swap(0) > 0 { // who has got what was decided without knowing that
+			if err := r.decideDue(ctx, wish); err != nil {
+				return err
+			}
+		}
+		claimed, err := state.Claim(ctx, w.db, w.b.Name, a.urgency(), w.owner, writeBatch)
+		if err != nil {
+			return err
+		}
+		if len(claimed) == 0 || time.Since(began) > slice {
+			over, err := w.endLane(ctx, a, claimed, finish)
+			if over || err != nil {
+				return err
+			}
+			continue
+		}
+		if err := lane.batch(ctx, claimed); err != nil {
+			return w.laneFailed(ctx, a, err)
+		}
+		w.busy.Store(job, time.Now())
+		if lane.gone.Swap(0) > 0 { // their people may be another user's now (BLN 645)
+			wish.Run = claimed[0].Run
+			if err := errors.Join(r.linkDue(ctx), r.decideDue(ctx, wish)); err != nil {
+				return err
+			}
+		}
 	}
-	if clears == 0 || !r.Settings.Guard.Stages(clears+done, totals.Linked) {
-		return true, nil
-	}
-	r.staged = clears
-	return false, state.StageClears(ctx, r.DB, r.Name, r.id)
 }
 
-func (w *writer) lane(ctx context.Context, clears bool) error {
-	for {
-		claimed, err := state.Claim(ctx, w.DB, w.Name, w.owner, writeBatch, clears)
-		if err != nil || len(claimed) == 0 {
+// endLane ends a lane's job: for good where there is nothing for it, else to be queued again. A change that came while the
+// job was there has queued none, so the last look is made when the job is over already, in the same transaction.
+func (w *worker) endLane(ctx context.Context, a syncBatch, claimed []state.Claimed, finish func(context.Context, pgx.Tx) error) (over bool, err error) {
+	err = state.InTx(ctx, w.db, func(tx pgx.Tx) error {
+		if err := finish(ctx, tx); err != nil {
 			return err
 		}
-		if err := w.batch(ctx, claimed); err != nil {
+		for _, c := range claimed {
+			if err := state.Unclaim(ctx, tx, w.b.Name, c.UserID, c.Fence); err != nil {
+				return err
+			}
+		}
+		left, err := state.FindWork(ctx, tx, w.b.Name, a.urgency())
+		if err != nil || !left.Claimable && !left.Open {
 			return err
+		}
+		return queueLane(ctx, w.queue, tx, a)
+	})
+	return true, err
+}
+
+// laneFailed says of a failure that is not about one user what becomes of the runs that wait for their users: they end
+// with it, but what they want stays pending, and the lane goes on trying.
+func (w *worker) laneFailed(ctx context.Context, a syncBatch, problem error) error {
+	if ctx.Err() != nil || errors.Is(problem, errLease) || errors.As(problem, new(*httpapi.PausedError)) {
+		return problem
+	}
+	runs, err := state.RunningRuns(ctx, w.db, w.b.Name)
+	if err != nil {
+		return errors.Join(problem, err)
+	}
+	for _, row := range runs {
+		if row.Phase != string(PhaseWrite) || a.Urgent && row.Priority > state.CollectPriority {
+			continue
+		}
+		if err := w.end(ctx, w.run(row, PhaseWrite), problem, nil); err != nil {
+			return errors.Join(problem, err)
 		}
 	}
+	if errors.Is(problem, ErrHalted) {
+		return nil
+	}
+	w.log.Warn("writing stopped and will be tried again", "bridge", w.b.Name, "problem", problem)
+	return problem
 }
 
 // remains is what a batch's users came to that were not settled one by one.
@@ -186,33 +268,49 @@ func (w *writer) batch(ctx context.Context, claimed []state.Claimed) error {
 			if err := each.Err(); err != nil {
 				return err
 			}
-			err := w.one(each, c, &rest, func() error { return w.tryUser(each, c, &rest) })
-			w.progress(PhaseWrite, int(w.done.Add(1)), w.total)
-			return err
+			return w.one(each, c, &rest, func() error { return w.tryUser(each, c, &rest) })
 		})
 	}
 	err := group.Wait()
 	// What the others came to is stored even where one of them ended the run.
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), gatherTimeout)
 	defer cancel()
-	return errors.Join(err, w.store(after, &rest))
+	return errors.Join(err, w.store(after, &rest), w.attribute(after, claimed))
+}
+
+// attribute counts the requests of a batch for the runs that wanted its users, each by its share of them, and that they are done.
+func (w *writer) attribute(ctx context.Context, claimed []state.Claimed) error {
+	users := map[uuid.UUID]int64{}
+	for _, c := range claimed {
+		users[c.Run]++
+	}
+	left, requests := int64(len(claimed)), w.sent.bln.Swap(0)
+	var err error
+	for run, n := range users {
+		share := requests * n / left
+		requests, left = requests-share, left-n
+		err = errors.Join(err, state.CountWritten(ctx, w.DB, w.Name, run, n, share))
+	}
+	return err
 }
 
 func (w *writer) store(ctx context.Context, rest *remains) error {
-	return state.InTx(ctx, w.DB, func(tx pgx.Tx) error {
-		if len(rest.failed) > 0 {
-			if err := state.Fail(ctx, tx, w.Name, rest.failed); err != nil {
-				return err
-			}
-		}
-		if len(rest.withdraw) == 0 {
-			return nil
-		}
-		if err := state.StoreHolds(ctx, tx, w.Name, state.HeldUser, rest.holds, nil); err != nil {
+	return state.InTx(ctx, w.DB, func(tx pgx.Tx) error { return w.storeIn(ctx, tx, rest) })
+}
+
+func (w *writer) storeIn(ctx context.Context, tx pgx.Tx, rest *remains) error {
+	if len(rest.failed) > 0 {
+		if err := state.Fail(ctx, tx, w.Name, rest.failed); err != nil {
 			return err
 		}
-		return state.Withdraw(ctx, tx, w.Name, rest.withdraw)
-	})
+	}
+	if len(rest.withdraw) == 0 {
+		return nil
+	}
+	if err := state.StoreHolds(ctx, tx, w.Name, state.HeldUser, rest.holds, nil); err != nil {
+		return err
+	}
+	return state.Withdraw(ctx, tx, w.Name, rest.withdraw)
 }
 
 // one does what is to be done for one user. The error is one that ends the run; what concerns only this user goes to rest.
@@ -391,7 +489,7 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 		after[x.Key] = x.Value
 	}
 	intent := &state.Intent{
-		Run: w.id, UserID: c.UserID, Fence: c.Fence, Action: c.Action, Version: c.Version, Source: c.WantedSource, Before: m.before.JSON(),
+		Run: c.Run, UserID: c.UserID, Fence: c.Fence, Action: c.Action, Version: c.Version, Source: c.WantedSource, Before: m.before.JSON(),
 		BeforeFragment: encodeMembers(w.ours(m.before)), AfterFragment: encodeMembers(after),
 	}
 	if err := w.journal.Do(intent); err != nil {
@@ -402,7 +500,7 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 		if err != nil {
 			return false, database(err)
 		}
-		if err := w.checkHalt(stored); err != nil {
+		if err := haltOf(stored); err != nil {
 			return false, err
 		}
 		// Another process has taken this user over, or something else is wanted by now.
@@ -410,7 +508,7 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 	}
 	// From here on the work is finished whatever ends around it: a write that was sent must be seen to. Only the lease
 	// ends it: then the entry stays open, for whoever has taken over.
-	work, cancel := context.WithTimeout(w.lease, finish)
+	work, cancel := context.WithTimeout(w.over, finish)
 	defer cancel()
 	switch {
 	case !w.alive():
@@ -422,7 +520,7 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 	// A crash here leaves the entry open: the next process reads the user and compares it with the before-image.
 	var refused *httpapi.Error
 	switch {
-	case w.lease.Err() != nil:
+	case w.over.Err() != nil:
 		return false, errLease
 	case heldUp(putErr):
 		return w.unsent(work, intent.Entry, putErr, "held up: the user is read anew")
@@ -440,7 +538,7 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 	damage := w.damage(m.before, now)
 	switch {
 	case hasMissing(damage), len(damage) > 0 && (landed || putErr == nil):
-		return false, w.restore(c.UserID, intent.Entry, m.before, now, damage, false)
+		return false, w.restore(c.Run, c.UserID, intent.Entry, m.before, now, damage, false)
 	case landed:
 		return false, w.verify(c, intent)
 	case putErr != nil:
@@ -506,8 +604,9 @@ func (w *writer) settleThere(c state.Claimed) error {
 
 func (w *writer) verify(c state.Claimed, in *state.Intent) error {
 	w.verified.Add(1)
-	if Action(c.Action) == Clear {
-		w.cleared.Add(1)
+	w.Metrics.Written(w.Name, c.Action, state.Verified)
+	if c.Window != nil {
+		w.Metrics.Propagated(w.Name, w.serverNow().Sub(*c.Window))
 	}
 	return database(w.settle.Do(state.Outcome{
 		UserID: c.UserID, Fence: c.Fence, Entry: in.Entry, State: state.Verified,

@@ -41,27 +41,101 @@ func (e *IncompleteError) Error() string {
 		e.Span.From.Format(time.RFC3339), e.Span.To.Format(time.RFC3339), e.Reason)
 }
 
-// collect walks from since to now less the settle time, window by window. The walk is stored between windows, so that
-// an interrupted run goes on where it was.
-func (r *run) collect(ctx context.Context, since time.Time) error {
-	now := r.serverNow()
-	walk := NewWalk(since, now.Add(-r.Settings.Settle))
-	walk.Settled = now.Add(-r.Settings.Lookback)
+// collectNext is one unit of work: it reads the next window of the run's walk, which begins at the cursor less the lookback,
+// or for a backfill where that is told to. At the walk's end it counts what windows have missed.
+func (r *run) collectNext(ctx context.Context) (verdict, error) {
+	cursor, err := state.GetCursor(ctx, r.DB, r.Name, r.id().String())
+	if errors.Is(err, state.ErrNotFound) {
+		cursor, err = r.startWalk(ctx)
+	}
+	if err != nil {
+		return more, err
+	}
+	done, err := r.collectWindow(ctx, &cursor)
+	if err != nil || !done {
+		return more, err
+	}
+	return r.collected(ctx, cursor)
+}
+
+// startWalk begins the run's walk, up to now: the walk is stored between windows, so that an interrupted run goes on where it
+// was. A collect reads the unsettled edge too, without moving the cursor over it: a change need not wait for the next one.
+func (r *run) startWalk(ctx context.Context) (state.Cursor, error) {
+	stored, err := state.GetBridge(ctx, r.DB, r.Name)
+	if err != nil {
+		return state.Cursor{}, err
+	}
+	lookback, now := stored.Lookback(r.Settings.Lookback), r.serverNow()
+	since, until := Beginning, now.Add(-r.Settings.Settle)
+	switch {
+	case r.row.Kind == state.Collect:
+		known, err := state.GetCursor(ctx, r.DB, r.Name, state.ParticipantStream)
+		if err == nil {
+			since = known.Until.Add(-lookback)
+		} else if !errors.Is(err, state.ErrNotFound) {
+			return known, err
+		}
+		until = now.Add(clockGrain)
+	case r.row.Since != nil:
+		since = *r.row.Since
+	}
+	walk := NewWalk(since, until)
+	walk.Settled = now.Add(-lookback)
 	raw, err := json.Marshal(walk)
 	if err != nil {
-		return err
+		return state.Cursor{}, err
 	}
-	since = walk.Next
-	cursor, err := state.StartCursor(ctx, r.DB, r.Name, state.Cursor{Stream: r.id.String(), Since: since, Until: since, Walk: raw})
+	return state.StartCursor(ctx, r.DB, r.Name, state.Cursor{Stream: r.id().String(), Since: walk.Next, Until: walk.Next, Walk: raw})
+}
+
+// clockGrain is by how much a server's time may be ahead of what its Date has told: that has whole seconds.
+const clockGrain = 2 * time.Second
+
+// everything says whether a walk should bring all rows there are.
+func everything(walk state.Cursor) bool { return !walk.Since.After(Beginning) }
+
+// collected draws the conclusions from a walk that has come to its end.
+func (r *run) collected(ctx context.Context, walk state.Cursor) (verdict, error) {
+	v := next
+	if r.row.Kind != state.Collect {
+		return v, nil
+	}
+	stored, err := state.GetBridge(ctx, r.DB, r.Name)
 	if err != nil {
-		return err
+		return more, err
 	}
-	for done := false; !done; {
-		if done, err = r.collectWindow(ctx, &cursor); err != nil {
+	known, err := state.GetCursor(ctx, r.DB, r.Name, state.ParticipantStream)
+	if err != nil && !errors.Is(err, state.ErrNotFound) {
+		return more, err
+	}
+	lookback := stored.Lookback(r.Settings.Lookback)
+	err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+		late, err := state.CountLate(ctx, tx, r.Name, known.Until.Add(-lookback), lookback, everything(known))
+		if err != nil {
 			return err
 		}
+		if late > 0 {
+			r.Log.Warn("windows have missed rows that a search has brought; the lookback is widened", "bridge", r.Name, "rows", late)
+		}
+		if everything(walk) {
+			if err := state.NoteAsked(ctx, tx, r.Name, nil); err != nil {
+				return err
+			}
+		}
+		return state.NoteCollected(ctx, tx, r.Name)
+	})
+	if err != nil {
+		return more, err
 	}
-	return nil
+	due, err := state.AnythingDue(ctx, r.DB, r.Name)
+	if err != nil {
+		return more, err
+	}
+	// Before the first complete listing nobody is linked.
+	if stored.DirectorySweep == 0 || !due {
+		v = over
+	}
+	return v, nil
 }
 
 // collectWindow is one unit of work: it reads the next window of cursor's walk. Whole, it is stored, and the cursor moves,
@@ -69,7 +143,7 @@ func (r *run) collect(ctx context.Context, since time.Time) error {
 func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor) (done bool, err error) {
 	var walk Walk
 	if err := json.Unmarshal(cursor.Walk, &walk); err != nil {
-		return false, fmt.Errorf("walk of run %s: %w", r.id, err)
+		return false, fmt.Errorf("walk of run %s: %w", r.id(), err)
 	}
 	span, ok := walk.Window()
 	if !ok {
@@ -109,33 +183,32 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor) (done boo
 	}
 	// A crash before this commits costs one window read again, and so does one of Postgres that empties the staged rows;
 	// after it, nothing.
-	err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
-		if read.whole {
-			if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
-				return err
+	err = r.commit(ctx, func(tx pgx.Tx) (to reached, err error) {
+		if !read.whole {
+			if err := state.DropStaged(ctx, tx, r.Name, read.staged); err != nil {
+				return to, err
 			}
-			if _, err := state.StoreStaged(ctx, tx, r.Name, read.staged, r.id, r.everything); err != nil {
-				return err
-			}
-			if until.After(cursor.Since) {
-				if err := state.Collected(ctx, tx, r.Name, cursor.Since, until); err != nil {
-					return err
-				}
-			}
-		} else if err := state.DropStaged(ctx, tx, r.Name, read.staged); err != nil {
-			return err
+			return to, state.MoveCursor(ctx, tx, r.Name, *cursor, until, raw)
 		}
-		return state.MoveCursor(ctx, tx, r.Name, *cursor, until, raw)
+		if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+			return to, err
+		}
+		if _, err := state.StoreStaged(ctx, tx, r.Name, read.staged, state.Bringing{By: r.id(), All: everything(*cursor)}); err != nil {
+			return to, err
+		}
+		if until.After(cursor.Since) {
+			if err := state.Collected(ctx, tx, r.Name, cursor.Since, until); err != nil {
+				return to, err
+			}
+		}
+		to.progress = &progress{Done: r.done().Done + read.rows}
+		return to, state.MoveCursor(ctx, tx, r.Name, *cursor, until, raw)
 	})
 	if errors.Is(err, state.ErrStagedLost) {
-		return false, r.lost(err)
+		return false, r.rereads(err)
 	}
 	if err != nil {
 		return false, err
-	}
-	if read.whole {
-		r.collected += read.rows
-		r.progress(PhaseCollect, r.collected, 0)
 	}
 	cursor.Until, cursor.Walk = until, raw
 	return false, nil
@@ -263,8 +336,8 @@ func (r *run) readBySearch(ctx context.Context, span Span, into *read) error {
 	if err != nil {
 		return err
 	}
-	if stored.DirectorySweep == 0 {
-		if err := r.list(ctx); err != nil {
+	for v := more; stored.DirectorySweep == 0 && v == more; {
+		if v, err = r.listNext(ctx); err != nil {
 			return err
 		}
 	}

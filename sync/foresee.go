@@ -4,32 +4,50 @@ import (
 	"context"
 	"sync"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"namebridge/state"
 )
 
-// foresee reads everyone that would be written, to tell who can be, and keeps the plan.
-func (r *run) foresee(ctx context.Context) error {
-	w := r.newWriter()
-	pending, err := state.CountPending(ctx, r.DB, r.Name)
+// foreseeNext is one unit of work of a plan: it reads the next users that would be written, to tell who can be, and keeps
+// what would be done.
+func (r *run) foreseeNext(ctx context.Context) (verdict, error) {
+	var after int64
+	if err := r.place(&after); err != nil {
+		return more, err
+	}
+	p := r.done()
+	if r.row.Place == nil {
+		pending, err := state.CountPending(ctx, r.DB, r.Name)
+		if err != nil {
+			return more, err
+		}
+		p.Total = pending
+	}
+	users, err := state.PlannedUsers(ctx, r.DB, r.Name, after, writeBatch)
 	if err != nil {
-		return err
+		return more, err
 	}
-	w.total = pending.Writes + pending.Clears
-	for after := int64(0); ; {
-		users, err := state.PendingUsers(ctx, r.DB, r.Name, after, writeBatch)
-		if err != nil || len(users) == 0 {
-			return err
-		}
-		after = users[len(users)-1].UserID
-		if err := w.foreseeBatch(ctx, users); err != nil {
-			return err
-		}
+	if len(users) == 0 {
+		return next, nil
 	}
+	w := r.newWriter()
+	rest, steps, err := w.foresee(ctx, users)
+	if err != nil {
+		return more, err
+	}
+	err = r.commit(ctx, func(tx pgx.Tx) (reached, error) {
+		to := reached{users[len(users)-1].UserID, &progress{Done: p.Done + len(users), Total: p.Total}}
+		if err := w.storeIn(ctx, tx, rest); err != nil {
+			return to, err
+		}
+		return to, state.StorePlanSteps(ctx, tx, r.Name, r.id(), steps)
+	})
+	return more, err
 }
 
-func (w *writer) foreseeBatch(ctx context.Context, users []state.Claimed) error {
+func (w *writer) foresee(ctx context.Context, users []state.Claimed) (*remains, []state.PlanStep, error) {
 	var rest remains
 	var mu sync.Mutex
 	var steps []state.PlanStep
@@ -53,19 +71,11 @@ func (w *writer) foreseeBatch(ctx context.Context, users []state.Claimed) error 
 			case m.notOurs:
 			default:
 				mu.Lock()
-				steps = append(steps, state.PlanStep{UserID: c.UserID, Action: c.Action, Wanted: c.Wanted, Digest: c.WantedDigest})
-				w.planned[Action(c.Action)]++
-				mu.Unlock()
+				defer mu.Unlock()
+				steps = append(steps, state.PlanStep{UserID: c.UserID, Action: c.Action, Wanted: c.Wanted, Digest: c.WantedDigest, Version: c.Version})
 			}
-			w.progress(PhaseRead, int(w.done.Add(1)), w.total)
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	if err := w.store(ctx, &rest); err != nil {
-		return err
-	}
-	return state.StorePlanSteps(ctx, w.DB, w.Name, w.id, steps)
+	return &rest, steps, group.Wait()
 }

@@ -54,6 +54,9 @@ func TestALayoutDoesNotChangeUnderAnUnsettledWrite(t *testing.T) {
 	}
 	former := w.settings.Layout
 	w.settings.Layout.Key = "pronunciation"
+	if _, err := w.db.Exec(t.Context(), `UPDATE workers SET heartbeat_at = now()`); err != nil {
+		t.Fatal(err)
+	}
 	var unsettled *state.UnsettledError
 	if _, err := w.bridge(t).Sweep(t.Context()); !errors.As(err, &unsettled) || unsettled.Alive != 1 || unsettled.Open != 1 {
 		t.Errorf("while the former process may live: %v", err)

@@ -17,26 +17,42 @@ import (
 const tailTries = 5
 
 // tail reads what NameCoach changed after the walk's end, the unsettled edge included, without moving the cursor: who was
-// updated while a backfill ran is in it, and whatever is not yet visible comes with the next collect. The answer is
-// whether it reached the moment it was asked: then every row that there is has been seen.
-func (r *run) tail(ctx context.Context) (whole bool, err error) {
-	cursor, err := state.GetCursor(ctx, r.DB, r.Name, r.id.String())
+// updated while a backfill ran is in it, and whatever is not yet visible comes with the next collect. Where it reaches the
+// moment it was asked, every row that there is has been seen: rows that a walk from the beginning did not bring are missing.
+func (r *run) tail(ctx context.Context) (verdict, error) {
+	cursor, err := state.GetCursor(ctx, r.DB, r.Name, r.id().String())
 	if err != nil {
-		return false, err
+		return more, err
 	}
-	for range tailTries {
+	whole := false
+	for try := 0; try < tailTries && !whole; try++ {
 		// A question may wait for its turn, and several take their time: what was touched meanwhile is later than the end.
-		end := r.serverNow().Add(2 * time.Second)
-		whole, asked, err := r.readTail(ctx, NewWalk(cursor.Until.Add(-r.Settings.Settle), end))
-		if err != nil || whole && !asked.After(end) {
-			return err == nil, err
+		end := r.serverNow().Add(clockGrain)
+		read, asked, err := r.readTail(ctx, NewWalk(cursor.Until.Add(-r.Settings.Settle), end), everything(cursor))
+		if err != nil {
+			return more, err
 		}
+		if !read {
+			break
+		}
+		whole = !asked.After(end)
 	}
-	return false, nil
+	err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+		if whole && everything(cursor) {
+			if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+				return err
+			}
+			if err := state.MarkMissing(ctx, tx, r.Name, r.row.StartedAt, nil); err != nil {
+				return err
+			}
+		}
+		return state.NoteCollected(ctx, tx, r.Name)
+	})
+	return next, err
 }
 
 // readTail reads a walk to its end. asked is the server's time when the last window was.
-func (r *run) readTail(ctx context.Context, walk Walk) (whole bool, asked time.Time, err error) {
+func (r *run) readTail(ctx context.Context, walk Walk, all bool) (whole bool, asked time.Time, err error) {
 	whole = true
 	for {
 		span, ok := walk.Window()
@@ -52,11 +68,11 @@ func (r *run) readTail(ctx context.Context, walk Walk) (whole bool, asked time.T
 				return err
 			}
 			// Rows of an incomplete reading are true rows; they just are not all. The cursor is not involved.
-			_, err := state.StoreStaged(ctx, tx, r.Name, read.staged, r.id, r.everything)
+			_, err := state.StoreStaged(ctx, tx, r.Name, read.staged, state.Bringing{By: r.id(), All: all})
 			return err
 		})
 		if errors.Is(err, state.ErrStagedLost) {
-			if err := r.lost(err); err != nil {
+			if err := r.rereads(err); err != nil {
 				return false, asked, err
 			}
 			continue
@@ -78,23 +94,26 @@ func (r *run) readTail(ctx context.Context, walk Walk) (whole bool, asked time.T
 // lostTries is how often a run reads windows again whose staged rows Postgres has lost.
 const lostTries = 5
 
-// lost says whether a window whose staged rows are gone may be read again.
-func (r *run) lost(err error) error {
-	if r.losses++; r.losses > lostTries {
+// rereads says whether a window whose staged rows are gone may be read again.
+func (r *run) rereads(err error) error {
+	if r.lost++; r.lost > lostTries {
 		return err
 	}
 	r.Log.Warn("a window is read again: Postgres has lost its staged rows", "bridge", r.Name, "problem", err)
 	return nil
 }
 
-// markMissing notes which rows a whole walk from the beginning did not bring.
-func (r *run) markMissing(ctx context.Context) error {
-	return state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
-		if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
-			return err
-		}
-		return state.MarkMissing(ctx, tx, r.Name, r.began, nil)
-	})
+// ask asks about those who changed, on both sides: NameCoach about rows in doubt, BLN about keys that the directory does
+// not know.
+func (r *run) ask(ctx context.Context) (verdict, error) {
+	stored, err := state.GetBridge(ctx, r.DB, r.Name)
+	if err != nil {
+		return more, err
+	}
+	if err := r.settleDoubts(ctx); err != nil {
+		return more, err
+	}
+	return next, r.askLive(ctx, stored.DirectorySweep)
 }
 
 // settleDoubts asks NameCoach about the people whom the rows that just came put in doubt: a row that looks like another of
@@ -137,7 +156,7 @@ func (r *run) askAbout(ctx context.Context, key state.DirectoryKey, keys []strin
 				if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
 					return err
 				}
-				if _, err := state.StoreStaged(ctx, tx, r.Name, got.staged, got.staged.ID, true); err != nil {
+				if _, err := state.StoreStaged(ctx, tx, r.Name, got.staged, state.Bringing{By: got.staged.ID, All: true, Found: r.found(got)}); err != nil {
 					return err
 				}
 				about := &state.Asked{Emails: asked}
@@ -154,4 +173,13 @@ func (r *run) askAbout(ctx context.Context, key state.DirectoryKey, keys []strin
 		}
 	}
 	return nil
+}
+
+// found is when an answer that is no window was given, on NameCoach's clock.
+func (r *run) found(got read) *time.Time {
+	at := got.date
+	if at.IsZero() {
+		at = r.serverNow()
+	}
+	return &at
 }

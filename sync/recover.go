@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
@@ -17,16 +18,16 @@ import (
 
 // restore halts the bridge, and puts foreign keys back that a write has damaged unless it is too late to tell who changed
 // them. It returns a *HaltedError, or the database's error with it.
-func (w *writer) restore(user, entry int64, before bln.OtherInfo, now bln.User, damage []bln.Change, late bool) error {
+func (w *writer) restore(run uuid.UUID, user, entry int64, before bln.OtherInfo, now bln.User, damage []bln.Change, late bool) error {
 	w.stopped.Store(true)
 	read := time.Now()
 	reason := fmt.Sprintf("BLN lost or changed what is not ours while user %d was written: %s.", user, keyNames(damage))
-	ctx, cancel := context.WithTimeout(w.lease, finish)
+	ctx, cancel := context.WithTimeout(w.over, finish)
 	defer cancel()
 	// The halt first: neither another process's writes nor a crash must come before it. Where the database is away, the
 	// person comes first.
 	first, end := context.WithTimeout(ctx, gatherTimeout/3)
-	haltErr := state.Halt(first, w.DB, w.Name, reason, w.id)
+	haltErr := state.Halt(first, w.DB, w.Name, reason, run)
 	end()
 	as, became := state.Damaged, fmt.Sprintf("User %d could NOT be put back; the whole otherInfo as it was is kept in journal entry %d.", user, entry)
 	switch {
@@ -35,16 +36,16 @@ func (w *writer) restore(user, entry int64, before bln.OtherInfo, now bln.User, 
 	case w.putBack(ctx, user, before, now, read, damage):
 		as, became = state.Restored, fmt.Sprintf("User %d was put back and checked.", user)
 	}
-	w.Log.Error("halted", "reason", reason+" "+became, "bridge", w.Name, "user", user, "run", w.id)
-	halted := &HaltedError{Since: time.Now(), Reason: reason + " " + became, Run: w.id}
-	if w.lease.Err() != nil {
+	w.Log.Error("halted", "reason", reason+" "+became, "bridge", w.Name, "user", user, "run", run)
+	halted := &HaltedError{Since: time.Now(), Reason: reason + " " + became, Run: run}
+	if w.over.Err() != nil {
 		return errors.Join(halted, haltErr) // the entry stays open: whoever takes over puts back what is left to put back
 	}
-	last, end := context.WithTimeout(w.lease, gatherTimeout)
+	last, end := context.WithTimeout(w.over, gatherTimeout)
 	defer end()
 	err := state.InTx(last, w.DB, func(tx pgx.Tx) error {
 		if haltErr != nil {
-			if err := state.Halt(last, tx, w.Name, reason, w.id); err != nil {
+			if err := state.Halt(last, tx, w.Name, reason, run); err != nil {
 				return err
 			}
 		}
@@ -165,7 +166,7 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error 
 	if err != nil {
 		return fmt.Errorf("before-image of journal entry %d: %w", oldest.Entry, err)
 	}
-	work, cancel := context.WithTimeout(w.lease, finish)
+	work, cancel := context.WithTimeout(w.over, finish)
 	defer cancel()
 	sent := make([][]byte, len(entries)) // digests
 	for i, e := range entries {
@@ -191,7 +192,7 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error 
 	if !gone {
 		damage := w.damage(before, now)
 		if hasMissing(damage) || len(damage) > 0 && (landed >= 0 || now.OtherInfoErr != nil) {
-			return w.restore(oldest.UserID, oldest.Entry, before, now, damage, oldest.Age > restoreWithin)
+			return w.restore(oldest.Run, oldest.UserID, oldest.Entry, before, now, damage, oldest.Age > restoreWithin)
 		}
 	}
 	const note = "looked into after its process had stopped"

@@ -2,10 +2,16 @@ package sync
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"namebridge/bln"
 	"namebridge/internal/httpapi"
 	"namebridge/state"
 )
@@ -16,147 +22,219 @@ var Beginning = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 // Backfill collects everything that NameCoach changed since since (zero: from the beginning), lists the whole directory,
 // and writes everyone who should be written. Interrupted, the next call goes on where it was.
 func (b *Bridge) Backfill(ctx context.Context, since time.Time) (Result, error) {
-	return b.do(ctx, state.Backfill, nullTime(since), func(ctx context.Context, r *run) error {
-		if err := r.checkAccess(ctx, true); err != nil {
-			return err
-		}
-		if err := r.gather(ctx, since); err != nil {
-			return err
-		}
-		return r.write(ctx)
-	})
+	return b.do(ctx, helping, state.NewRun{Kind: state.Backfill, Since: nullTime(since), Priority: state.BackfillPriority, Resume: true})
 }
 
 // Plan finds out what a backfill would do and keeps it, without writing anything to BLN. Whoever would be written is
 // read, since only a user's own otherInfo tells whether it can be written.
 func (b *Bridge) Plan(ctx context.Context) (Result, error) {
-	return b.do(ctx, state.Plan, nil, func(ctx context.Context, r *run) error {
-		if err := r.checkAccess(ctx, false); err != nil {
-			return err
-		}
-		if err := r.gather(ctx, time.Time{}); err != nil {
-			return err
-		}
-		return r.foresee(ctx)
-	})
+	return b.do(ctx, planning, state.NewRun{Kind: state.Plan, Priority: state.BackfillPriority, Resume: true})
 }
 
 // Collect brings in what NameCoach changed since the cursor, less the lookback, and writes the people it concerns. Keys
 // that the directory does not know are asked for live. Before the first complete listing of the directory nobody is
 // linked.
 func (b *Bridge) Collect(ctx context.Context) (Result, error) {
-	return b.do(ctx, state.Collect, nil, func(ctx context.Context, r *run) error {
-		cursor, err := state.GetCursor(ctx, r.DB, r.Name, state.ParticipantStream)
-		since := cursor.Until.Add(-r.Settings.Lookback)
-		if errors.Is(err, state.ErrNotFound) {
-			since, r.everything, err = Beginning, true, nil
+	return b.do(ctx, helping, state.NewRun{Kind: state.Collect, Priority: state.CollectPriority})
+}
+
+// Sweep lists the whole directory, asks NameCoach about users that it was never asked about, links, compares every user
+// with what should be there, and writes those that differ.
+func (b *Bridge) Sweep(ctx context.Context) (Result, error) {
+	return b.do(ctx, helping, state.NewRun{Kind: state.Sweep, Priority: state.SweepPriority, Resume: true})
+}
+
+// Census asks NameCoach about everyone who is linked, and clears those whom enough complete censuses in a row did not
+// show, as far as the guard lets them through.
+func (b *Bridge) Census(ctx context.Context) (Result, error) {
+	return b.do(ctx, helping, state.NewRun{Kind: state.Census, Priority: state.SweepPriority, Resume: true})
+}
+
+// Settle links and writes at once those to whom something has happened, by what is known already.
+func (b *Bridge) Settle(ctx context.Context) (Result, error) {
+	return b.do(ctx, helping, state.NewRun{Kind: state.Collect, Priority: state.OnDemand, Phase: string(PhaseLink)})
+}
+
+// Approve lets through what the guard has staged in a run, or carries out a plan: exactly that, as far as it is still what
+// is wanted. state.ErrStale: the run waits for nobody.
+func (b *Bridge) Approve(ctx context.Context, run uuid.UUID, reason string) (Result, state.Approval, error) {
+	res := Result{Run: run, Status: state.Failed}
+	var a state.Approval
+	w, err := startWorker(ctx, b, helping)
+	if err != nil {
+		return res, a, err
+	}
+	err = state.InTx(ctx, b.DB, func(tx pgx.Tx) (err error) {
+		if a, err = state.ApproveRun(ctx, tx, b.Name, run, string(PhaseWrite), w.owner, reason); err != nil {
+			return err
 		}
+		row, err := state.GetRun(ctx, tx, b.Name, run)
 		if err != nil {
 			return err
 		}
-		if err := r.collect(ctx, since); err != nil {
+		res.Kind = row.Kind
+		if err := queueWriters(ctx, w.queue, tx, b.Name, state.OnDemand, a.Steps); err != nil {
 			return err
 		}
-		stored, err := state.GetBridge(ctx, r.DB, r.Name)
-		if err != nil || stored.DirectorySweep == 0 {
-			return err
-		}
-		if !cursor.Until.IsZero() {
-			if err := r.settleDoubts(ctx); err != nil {
-				return err
-			}
-		}
-		if err := r.askLive(ctx, stored.DirectorySweep); err != nil {
-			return err
-		}
-		if err := r.linkAll(ctx, true); err != nil {
-			return err
-		}
-		if err := r.decideAll(ctx, true); err != nil {
-			return err
-		}
-		return r.write(ctx)
+		return queueStep(ctx, w.queue, tx, b.Name, row, PhaseWrite)
 	})
+	if err == nil {
+		res, err = w.await(ctx, run)
+	}
+	return res, a, errors.Join(err, w.stop(ctx))
 }
 
-// Sweep lists the whole directory, links, compares every user with what should be there, and writes those that differ.
-func (b *Bridge) Sweep(ctx context.Context) (Result, error) {
-	return b.do(ctx, state.Sweep, nil, func(ctx context.Context, r *run) error {
-		if err := r.checkAccess(ctx, true); err != nil {
-			return err
-		}
-		if err := r.list(ctx); err != nil {
-			return err
-		}
-		if err := r.decideEverything(ctx); err != nil {
-			return err
-		}
-		return r.write(ctx)
-	})
-}
-
-// gather brings our state up to both sides, from since on.
-func (r *run) gather(ctx context.Context, since time.Time) error {
-	if r.everything = since.IsZero(); r.everything {
-		since = Beginning
+// do starts a run, or joins the one of its kind that is running, takes part in the work on the bridge until the run is
+// ended, by whomever, and says what it came to. When ctx ends, so does a run that was started here.
+func (b *Bridge) do(ctx context.Context, m mode, n state.NewRun) (Result, error) {
+	failed := Result{Kind: n.Kind, Status: state.Failed}
+	if n.Phase == "" {
+		n.Phase = string(routes[n.Kind][0].phase)
 	}
-	if err := r.collect(ctx, since); err != nil {
-		return err
-	}
-	whole, err := r.tail(ctx)
+	w, err := startWorker(ctx, b, m)
 	if err != nil {
-		return err
+		return failed, err
 	}
-	if r.everything && whole {
-		if err := r.markMissing(ctx); err != nil {
-			return err
-		}
+	n.Hosted = &w.owner
+	run, started, err := w.begin(ctx, n)
+	if err != nil {
+		return failed, errors.Join(err, w.stop(ctx))
 	}
-	if err := r.list(ctx); err != nil {
-		return err
+	if !started {
+		b.Log.Info("this is being done already: helping with it", "bridge", b.Name, "run", run.Run, "kind", run.Kind)
 	}
-	return r.decideEverything(ctx)
+	res, err := w.await(ctx, run.Run)
+	if stopping := w.stop(ctx); err == nil {
+		err = stopping
+	}
+	return res, err
 }
 
-func (r *run) decideEverything(ctx context.Context) error {
-	if err := r.linkAll(ctx, false); err != nil {
-		return err
+// askEvery is how often a one-shot command looks how far its run is.
+const askEvery = 200 * time.Millisecond
+
+// await waits until a run is ended, and shows how far it is.
+func (w *worker) await(ctx context.Context, id uuid.UUID) (Result, error) {
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for {
+		row, err := state.GetRun(ctx, w.db, w.b.Name, id)
+		switch {
+		case ctx.Err() != nil, w.over.Err() != nil:
+		case err != nil && errors.Is(err, state.ErrNotFound):
+			return Result{Run: id, Status: state.Failed}, err
+		case err != nil: // the database is away for a moment, or the lease will be over
+		case row.Status != state.Running:
+			return w.result(row)
+		default:
+			w.b.show(row)
+		}
+		select {
+		case <-tick.C:
+		case <-w.endedAny:
+		case <-w.over.Done():
+			return Result{Run: id, Kind: row.Kind, Status: state.Failed}, errLease
+		case <-ctx.Done():
+			return w.interrupt(ctx, id)
+		}
 	}
-	return r.decideAll(ctx, false)
+}
+
+// result is what an ended run came to.
+func (w *worker) result(row state.Run) (Result, error) {
+	res := Result{Run: row.Run, Kind: row.Kind, Status: row.Status}
+	if row.Counts != nil {
+		if err := json.Unmarshal(row.Counts, &res); err != nil {
+			return res, fmt.Errorf("counts of run %s: %w", row.Run, err)
+		}
+	}
+	if e, ok := w.ended.Load(row.Run); ok {
+		return res, e.(*ending).problem
+	}
+	switch text := "it does not say why"; {
+	case row.Status == state.Done, row.Status == state.Quarantined:
+		return res, nil
+	case row.Error != nil:
+		text = *row.Error
+		fallthrough
+	case row.Status == state.Failed:
+		return res, errors.New(text)
+	default:
+		return res, &HaltedError{Since: time.Now(), Reason: strings.TrimPrefix(text, "halted: "), Run: row.Run}
+	}
+}
+
+// interrupt ends the run, if it is this command's own, when the command is stopped: the next of its kind goes on with it.
+func (w *worker) interrupt(ctx context.Context, id uuid.UUID) (Result, error) {
+	done := context.WithoutCancel(ctx)
+	// Jobs end first: what they have sent is finished and counted.
+	stopping := w.stop(ctx)
+	bound, cancel := context.WithTimeout(done, stopWithin/2)
+	defer cancel()
+	row, err := state.GetRun(bound, w.db, w.b.Name, id)
+	if err != nil {
+		return Result{Run: id, Status: state.Failed}, errors.Join(context.Cause(ctx), stopping, err)
+	}
+	res := Result{Run: id, Kind: row.Kind, Status: state.Failed}
+	r := w.run(row, Phase(row.Phase))
+	err = state.InTx(bound, w.db, func(tx pgx.Tx) error {
+		if err := r.sum(bound, tx, &res); err != nil {
+			return err
+		}
+		if row.Status != state.Running || row.Hosted == nil || *row.Hosted != w.owner {
+			return nil // it is others' work
+		}
+		return state.EndRun(bound, tx, w.b.Name, id, state.Failed, res, "interrupted")
+	})
+	return res, errors.Join(context.Cause(ctx), err)
+}
+
+// show tells the command that waits for a run how far it is.
+func (b *Bridge) show(row state.Run) {
+	if b.Progress == nil {
+		return
+	}
+	var p progress
+	if row.Progress != nil && json.Unmarshal(row.Progress, &p) == nil {
+		b.Progress(Progress{Phase(row.Phase), p.Done, p.Total})
+	}
 }
 
 // checkAccess signs in to BLN and makes sure that the organization is there and that the user who signs in may do what
 // the run needs: "not in BLN" from a partial view would be no fact (BLN 7223, 7612).
-func (r *run) checkAccess(ctx context.Context, writing bool) error {
+func (r *run) checkAccess(ctx context.Context) (verdict, error) {
 	if err := r.BLN.SignIn(ctx); err != nil {
-		return err
+		return more, err
 	}
 	if _, err := r.BLN.Organization(ctx); err != nil {
-		return err
+		return more, err
 	}
 	if r.Settings.Username == "" {
-		return nil // a token does not say who it is; a 403 will
+		return next, nil // a token does not say who it is; a 403 will
+	}
+	writing := r.row.Kind != state.Plan
+	needs := "update the users of the organization"
+	if !writing {
+		needs = "list the users of the organization"
 	}
 	users, err := r.BLN.UsersByIdentifier(ctx, []string{r.Settings.Username})
 	if isStatus(err, 403) {
-		return &PermissionError{Needs: "list the users of the organization"}
+		return more, &PermissionError{Needs: "list the users of the organization"}
 	}
 	if err != nil {
-		return err
+		return more, err
 	}
 	for _, u := range users {
-		if !strings.EqualFold(u.Username, r.Settings.Username) {
-			continue
-		}
-		needs := "update the users of the organization"
-		if !writing {
-			needs = "list the users of the organization"
-		}
-		if u.Role != "admin" && (writing || u.Role != "auditor") {
-			return &PermissionError{Role: u.Role, Needs: needs}
+		if strings.EqualFold(u.Username, r.Settings.Username) && u.Role != "admin" && (writing || u.Role != "auditor") {
+			return more, &PermissionError{Role: u.Role, Needs: needs}
 		}
 	}
-	return nil
+	return next, nil
+}
+
+// isRefusal says that a server has refused us, not a request.
+func isRefusal(err error) bool {
+	return errors.As(err, new(*bln.SignInError)) || errors.As(err, new(*PermissionError)) || isStatus(err, 401)
 }
 
 func isStatus(err error, status int) bool {

@@ -34,48 +34,67 @@ func (e *ListingError) Error() string {
 // listingServes is how old a complete listing may be for an interrupted run that made it to go on without another.
 const listingServes = time.Hour
 
-// list goes through the whole directory, page by page. The place is stored with every page.
-func (r *run) list(ctx context.Context) error {
+// listNext is one unit of work: it asks for the next page of the directory. A listing that another run has under way is
+// gone on with, wherever that is.
+func (r *run) listNext(ctx context.Context) (verdict, error) {
 	stored, err := state.GetBridge(ctx, r.DB, r.Name)
 	if err != nil {
-		return err
+		return more, err
 	}
-	if at := stored.DirectoryListedAt; at != nil && !at.Before(r.began) && time.Since(*at) < listingServes {
-		return nil
+	if at := stored.DirectoryListedAt; at != nil && !at.Before(r.row.StartedAt) && time.Since(*at) < listingServes {
+		return r.listed(stored), nil
 	}
 	listing, err := state.TakeListing(ctx, r.DB, r.Name, listingMaxAge)
 	if err != nil {
+		return more, err
+	}
+	if err := r.joined(ctx, listing.Sweep); err != nil {
+		return more, err
+	}
+	done, err := r.listPage(ctx, listing, stored.RowsCarryFragment)
+	switch {
+	case errors.Is(err, errMoved): // another run that lists, too, was faster
+		return more, nil
+	case err != nil || !done:
+		return more, err
+	}
+	return r.listed(stored), nil
+}
+
+// listed is what follows a complete listing: a sweep of a bridge that was never collected to the end leaves linking to the
+// collect that is under way or will come, since nobody is linked by half of what there is to know.
+func (r *run) listed(b state.Bridge) verdict {
+	if r.row.Kind == state.Sweep && b.CollectedAt == nil {
+		return over
+	}
+	return next
+}
+
+// errMoved says that another run has moved the listing on.
+var errMoved = errors.New("the listing was moved on")
+
+// joined fails where the listing that this run was part of was refused meanwhile by another run.
+func (r *run) joined(ctx context.Context, sweep int64) error {
+	if r.phase != PhaseList {
+		return nil
+	}
+	var was int64
+	if err := r.place(&was); err != nil || was == 0 || was == sweep {
 		return err
 	}
-	carry := stored.RowsCarryFragment
-	for done := false; !done; {
-		if done, err = r.listPage(ctx, &listing, &carry); errors.Is(err, state.ErrStale) {
-			listing, done, err = r.rejoin(ctx, listing)
-		}
-		if err != nil {
-			return err
-		}
+	former, err := state.GetListing(ctx, r.DB, r.Name, was)
+	if errors.Is(err, state.ErrNotFound) || err == nil && former.RefusedAt == nil {
+		return nil
 	}
-	return nil
+	if err != nil {
+		return err
+	}
+	return &ListingError{former.Rows, "another run has just found that it shows too few users; if the directory did shrink so much, list it once more"}
 }
 
-// rejoin goes on where another run, which lists too, has brought the listing.
-func (r *run) rejoin(ctx context.Context, l state.Listing) (now state.Listing, done bool, err error) {
-	now, err = state.GetListing(ctx, r.DB, r.Name, l.Sweep)
-	switch {
-	case errors.Is(err, state.ErrNotFound): // a later one is complete
-		return l, true, nil
-	case err != nil:
-		return l, false, err
-	case now.RefusedAt != nil:
-		return now, false, &ListingError{now.Rows, "another run has just found that it shows too few users; if the directory did shrink so much, list it once more"}
-	}
-	return now, now.CompletedAt != nil, nil
-}
-
-// listPage is one unit of work: it asks for the page after listing's place and stores its users and the new place in one
-// transaction. An empty page is the end: a short one need not be (BLN 7680). ErrStale: another run has moved it on.
-func (r *run) listPage(ctx context.Context, listing *state.Listing, carry **bool) (done bool, err error) {
+// listPage asks for the page after listing's place and stores its users and the new place in one transaction. An empty
+// page is the end: a short one need not be (BLN 7680). errMoved: another run has moved it on.
+func (r *run) listPage(ctx context.Context, listing state.Listing, carry *bool) (done bool, err error) {
 	page, err := r.BLN.Users(ctx, bln.Cursor{After: listing.After, ID: listing.AfterID})
 	if isStatus(err, 403) {
 		return false, &PermissionError{Needs: "list the users of the organization"}
@@ -84,68 +103,82 @@ func (r *run) listPage(ctx context.Context, listing *state.Listing, carry **bool
 		return false, err
 	}
 	if len(page.Users) == 0 {
-		return true, r.endListing(ctx, *listing)
+		return true, r.endListing(ctx, listing)
 	}
 	if first := page.Users[0].Created; createdBefore(first, listing.LastCreated) {
 		return false, &ListingError{listing.Rows, "a page begins before the last one ended: the order is not kept"}
 	}
-	next := *listing
+	next := listing
 	next.After, next.AfterID = page.Next.After, page.Next.ID
 	next.LastCreated = page.Users[len(page.Users)-1].Created
 	users := make([]state.DirectoryUser, len(page.Users))
+	shown := false
 	for i, u := range page.Users {
 		users[i] = r.directoryUser(u)
-		if users[i].ListedFragment != nil && (*carry == nil || !**carry) {
-			yes := true
-			*carry = &yes
-			if err := state.SetRowsCarryFragment(ctx, r.DB, r.Name, true); err != nil {
-				return false, err
-			}
+		shown = shown || users[i].ListedFragment != nil
+	}
+	if shown && (carry == nil || !*carry) {
+		if err := state.SetRowsCarryFragment(ctx, r.DB, r.Name, true); err != nil {
+			return false, err
 		}
 	}
-	var fresh int64
-	err = state.InTx(ctx, r.DB, func(tx pgx.Tx) (err error) {
-		if fresh, err = state.StoreDirectory(ctx, tx, r.Name, listing.Sweep, users); err != nil || fresh == 0 {
-			return err
-		}
-		next.Rows = listing.Rows + fresh
-		return state.MoveListing(ctx, tx, r.Name, *listing, next)
-	})
+	asked, err := r.readEverything(ctx)
 	if err != nil {
 		return false, err
 	}
-	if fresh == 0 {
-		if err := r.still(ctx, *listing); err != nil {
-			return false, err
+	var fresh int64
+	err = r.commit(ctx, func(tx pgx.Tx) (to reached, err error) {
+		if fresh, err = state.StoreDirectory(ctx, tx, r.Name, listing.Sweep, users, asked); err != nil || fresh == 0 {
+			return to, err
 		}
-		// A server that keeps fractions of a second which its created does not show repeats the rows of the last second for
-		// ever. That the newest user of all is the last one here is proof enough of the end.
-		newest, ok, err := r.BLN.Newest(ctx)
-		if err != nil {
-			return false, err
+		next.Rows = listing.Rows + fresh
+		if err = state.MoveListing(ctx, tx, r.Name, listing, next); errors.Is(err, state.ErrStale) {
+			return to, errMoved
 		}
-		if !ok || newest.ID != page.Users[len(page.Users)-1].ID {
-			return false, &ListingError{listing.Rows, "a page brought nobody new: the server does not follow the cursor"}
+		if r.phase == PhaseList {
+			to = reached{listing.Sweep, &progress{Done: int(next.Rows)}}
 		}
-		return true, r.endListing(ctx, *listing)
+		return to, err
+	})
+	if err != nil || fresh > 0 {
+		return false, err
 	}
-	*listing = next
-	r.progress(PhaseList, int(next.Rows), 0)
-	return false, nil
+	if err := r.still(ctx, listing); err != nil {
+		return false, err
+	}
+	// A server that keeps fractions of a second which its created does not show repeats the rows of the last second for
+	// ever. That the newest user of all is the last one here is proof enough of the end.
+	newest, ok, err := r.BLN.Newest(ctx)
+	if err != nil {
+		return false, err
+	}
+	if !ok || newest.ID != page.Users[len(page.Users)-1].ID {
+		return false, &ListingError{listing.Rows, "a page brought nobody new: the server does not follow the cursor"}
+	}
+	return true, r.endListing(ctx, listing)
 }
 
-// still fails with ErrStale where another run has moved the listing on from where l says it is.
+// readEverything says whether this run has just read all rows that NameCoach has.
+func (r *run) readEverything(ctx context.Context) (bool, error) {
+	if r.row.Kind != state.Backfill && r.row.Kind != state.Plan {
+		return false, nil
+	}
+	walk, err := state.GetCursor(ctx, r.DB, r.Name, r.id().String())
+	return err == nil && everything(walk) && r.phase == PhaseList, err
+}
+
+// still fails with errMoved where another run has moved the listing on from where l says it is.
 func (r *run) still(ctx context.Context, l state.Listing) error {
 	now, err := state.GetListing(ctx, r.DB, r.Name, l.Sweep)
 	moved := now.After != l.After || now.AfterID != l.AfterID || now.Rows != l.Rows || now.CompletedAt != nil || now.RefusedAt != nil
 	if errors.Is(err, state.ErrNotFound) || err == nil && moved {
-		return fmt.Errorf("listing %d: %w", l.Sweep, state.ErrStale)
+		return errMoved
 	}
 	return err
 }
 
 // endListing makes a listing that came to its end the directory, unless it shows so few that it must be incomplete.
-// ErrStale: another run has moved it on.
+// errMoved: another run has moved it on.
 func (r *run) endListing(ctx context.Context, l state.Listing) error {
 	if err := r.still(ctx, l); err != nil {
 		return err
@@ -159,7 +192,11 @@ func (r *run) endListing(ctx context.Context, l state.Listing) error {
 			state.RefuseListing(ctx, r.DB, r.Name, l))
 	}
 	// Everything that links depend on changes with this commit: a crash before it lists the last page again.
-	if err := state.InTx(ctx, r.DB, func(tx pgx.Tx) error { return state.CompleteListing(ctx, tx, r.Name, l) }); err != nil {
+	err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error { return state.CompleteListing(ctx, tx, r.Name, l) })
+	if errors.Is(err, state.ErrStale) {
+		return errMoved
+	}
+	if err != nil {
 		return err
 	}
 	return state.Analyze(ctx, r.DB)
@@ -297,7 +334,7 @@ func (r *run) storeLive(ctx context.Context, sweep int64, users []bln.User) erro
 	for i, u := range users {
 		rows[i] = r.directoryUser(u)
 	}
-	_, err := state.StoreDirectory(ctx, r.DB, r.Name, sweep, rows)
+	_, err := state.StoreDirectory(ctx, r.DB, r.Name, sweep, rows, false)
 	return err
 }
 
@@ -321,35 +358,59 @@ func unknownKeys(people []state.PersonKeys, found []Candidate, matchBy []Rule) (
 // linkBatch is how many people are linked in one transaction.
 const linkBatch = 1000
 
-// linkAll decides for everyone, or just for those who changed, in batches. It asks nobody: links depend on what is stored.
-func (r *run) linkAll(ctx context.Context, dueOnly bool) error {
-	if len(r.Settings.Events) > 0 {
-		if err := state.ForgetUncounted(ctx, r.DB, r.Name, r.Settings.Events); err != nil {
-			return err
-		}
-		if !dueOnly {
-			if err := state.DropUncounted(ctx, r.DB, r.Name, r.Settings.Events); err != nil {
-				return err
-			}
+// linkNext is one unit of work: it decides for the next people of the run, everyone or those who changed. It asks nobody:
+// links depend on what is stored.
+func (r *run) linkNext(ctx context.Context) (verdict, error) {
+	var after string
+	if err := r.place(&after); err != nil {
+		return more, err
+	}
+	if after == "" {
+		if err := r.forgetUncounted(ctx, r.dueOnly()); err != nil {
+			return more, err
 		}
 	}
-	for after, done := "", 0; ; {
+	var people []state.PersonKeys
+	p := r.done()
+	err := r.commit(ctx, func(tx pgx.Tx) (to reached, err error) {
+		if people, err = r.linkSome(ctx, tx, after, r.dueOnly()); err != nil || len(people) == 0 {
+			return to, err
+		}
+		return reached{people[len(people)-1].Person, &progress{Done: p.Done + len(people)}}, nil
+	})
+	if err != nil || len(people) == 0 {
+		return next, err
+	}
+	return more, nil
+}
+
+// linkDue links those who changed, outside of a run's own phase.
+func (r *run) linkDue(ctx context.Context) error {
+	for after := ""; ; {
 		var people []state.PersonKeys
 		err := state.InTx(ctx, r.DB, func(tx pgx.Tx) (err error) {
-			people, err = r.linkNext(ctx, tx, after, dueOnly)
+			people, err = r.linkSome(ctx, tx, after, true)
 			return err
 		})
 		if err != nil || len(people) == 0 {
 			return err
 		}
 		after = people[len(people)-1].Person
-		done += len(people)
-		r.progress(PhaseLink, done, 0)
 	}
 }
 
-// linkNext is one unit of work: it links the next people after the given one.
-func (r *run) linkNext(ctx context.Context, tx pgx.Tx, after string, dueOnly bool) ([]state.PersonKeys, error) {
+func (r *run) forgetUncounted(ctx context.Context, dueOnly bool) error {
+	if len(r.Settings.Events) == 0 {
+		return nil
+	}
+	if err := state.ForgetUncounted(ctx, r.DB, r.Name, r.Settings.Events); err != nil || dueOnly {
+		return err
+	}
+	return state.DropUncounted(ctx, r.DB, r.Name, r.Settings.Events)
+}
+
+// linkSome links the next people after the given one.
+func (r *run) linkSome(ctx context.Context, tx pgx.Tx, after string, dueOnly bool) ([]state.PersonKeys, error) {
 	if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
 		return nil, err
 	}
@@ -449,33 +510,83 @@ const decideBatch = 500
 // little under a day, so that a daily sweep looks again, and a run right after another reads nobody.
 const recheckUnwritable = 20 * time.Hour
 
-// decideAll compares everyone who is linked, or just those to whom something happened, with what should be there.
-func (r *run) decideAll(ctx context.Context, dueOnly bool) error {
-	stored, err := state.GetBridge(ctx, r.DB, r.Name)
-	if err != nil {
-		return err
-	}
-	trustRows := stored.RowsCarryFragment == nil || *stored.RowsCarryFragment
+// decideNext is one unit of work: it compares the next users of the run, everyone who is linked or those to whom something
+// happened, with what should be there, and queues jobs for those that differ.
+func (r *run) decideNext(ctx context.Context) (verdict, error) {
 	var after int64
-	for done := 0; ; {
+	if err := r.place(&after); err != nil {
+		return more, err
+	}
+	wish, err := r.wish(ctx)
+	if err != nil {
+		return more, err
+	}
+	p := r.done()
+	var users []state.DueUser
+	err = r.commit(ctx, func(tx pgx.Tx) (to reached, err error) {
+		if users, err = r.decideSome(ctx, tx, after, r.dueOnly(), wish); err != nil || len(users) == 0 {
+			return to, err
+		}
+		return reached{users[len(users)-1].UserID, &progress{Done: p.Done + len(users)}}, nil
+	})
+	if err != nil || len(users) == 0 {
+		return next, err
+	}
+	return more, nil
+}
+
+// wish is what the run's decisions are stored as.
+func (r *run) wish(ctx context.Context) (state.Wish, error) {
+	w := state.Wish{Run: r.id(), Urgency: r.row.Priority}
+	switch r.row.Kind {
+	case state.Plan:
+		w.Urgency = state.Planned
+	case state.Collect:
+		walk, err := state.GetCursor(ctx, r.DB, r.Name, r.id().String())
+		if err == nil {
+			end := walk.Until.Add(r.Settings.Settle)
+			w.Window = &end
+		} else if !errors.Is(err, state.ErrNotFound) { // a run that collects nothing
+			return w, err
+		}
+	}
+	return w, nil
+}
+
+// decideDue decides on those to whom something happened, outside of a run's own phase.
+func (r *run) decideDue(ctx context.Context, wish state.Wish) error {
+	for after := int64(0); ; {
 		var users []state.DueUser
 		err := state.InTx(ctx, r.DB, func(tx pgx.Tx) (err error) {
-			if users, err = state.NextUsers(ctx, tx, r.Name, after, decideBatch, dueOnly); err != nil || len(users) == 0 {
-				return err
-			}
-			return r.decide(ctx, tx, users, trustRows)
+			users, err = r.decideSome(ctx, tx, after, true, wish)
+			return err
 		})
 		if err != nil || len(users) == 0 {
 			return err
 		}
 		after = users[len(users)-1].UserID // not before the commit: a transaction may be made twice
-		done += len(users)
-		r.progress(PhaseDecide, done, 0)
 	}
 }
 
-// decide is one unit of work: it plans for users and stores what is wanted of each.
-func (r *run) decide(ctx context.Context, tx pgx.Tx, users []state.DueUser, trustRows bool) error {
+// decideSome decides on the next users after the given one.
+func (r *run) decideSome(ctx context.Context, tx pgx.Tx, after int64, dueOnly bool, wish state.Wish) ([]state.DueUser, error) {
+	users, err := state.NextUsers(ctx, tx, r.Name, after, decideBatch, dueOnly)
+	if err != nil || len(users) == 0 {
+		return nil, err
+	}
+	stored, err := state.GetBridge(ctx, tx, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	pending, err := r.decide(ctx, tx, users, stored.RowsCarryFragment == nil || *stored.RowsCarryFragment, wish)
+	if err != nil {
+		return nil, err
+	}
+	return users, queueWriters(ctx, r.queue, tx, r.Name, wish.Urgency, pending)
+}
+
+// decide plans for users and stores what is wanted of each. It says how many are pending by that.
+func (r *run) decide(ctx context.Context, tx pgx.Tx, users []state.DueUser, trustRows bool, wish state.Wish) (pending int, err error) {
 	ids := make([]int64, len(users))
 	byID := make(map[int64]*UserState, len(users))
 	states := make([]UserState, len(users))
@@ -492,7 +603,7 @@ func (r *run) decide(ctx context.Context, tx pgx.Tx, users []state.DueUser, trus
 	}
 	linked, err := state.ParticipantsOf(ctx, tx, r.Name, ids)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, l := range linked {
 		u := byID[l.UserID]
@@ -506,7 +617,7 @@ func (r *run) decide(ctx context.Context, tx pgx.Tx, users []state.DueUser, trus
 	plan := Compute(states, r.Settings.Layout, r.Settings.Events)
 	wanted, err := wantedOf(plan)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	// Most users of a sweep are as they were: their rows are left alone.
 	was := make(map[int64]state.DueUser, len(users))
@@ -514,8 +625,8 @@ func (r *run) decide(ctx context.Context, tx pgx.Tx, users []state.DueUser, trus
 		was[u.UserID] = u
 	}
 	wanted = slices.DeleteFunc(wanted, func(w state.Wanted) bool { return decidedBefore(was[w.UserID], w) })
-	if err := state.StoreWanted(ctx, tx, r.Name, wanted); err != nil {
-		return err
+	if pending, err = state.StoreWanted(ctx, tx, r.Name, wish, wanted); err != nil {
+		return 0, err
 	}
 	var holds []state.Hold
 	held, tried := map[int64]bool{}, map[int64]bool{}
@@ -535,7 +646,7 @@ func (r *run) decide(ctx context.Context, tx pgx.Tx, users []state.DueUser, trus
 			lifted = append(lifted, fmt.Sprint(u.UserID))
 		}
 	}
-	return state.StoreHolds(ctx, tx, r.Name, state.HeldUser, holds, lifted)
+	return pending, state.StoreHolds(ctx, tx, r.Name, state.HeldUser, holds, lifted)
 }
 
 // decidedBefore says whether w is what the user's row says already.

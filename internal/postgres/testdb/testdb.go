@@ -31,7 +31,12 @@ type Migrate func(ctx context.Context, databaseURL string) error
 // New is a pool of connections to a fresh database that migrate (a top-level function; nil for none) has run on. Both end with the test.
 func New(t testing.TB, migrate Migrate) *pgxpool.Pool {
 	t.Helper()
-	pool, err := pgxpool.New(t.Context(), URL(t, migrate))
+	cfg, err := pgxpool.ParseConfig(URL(t, migrate))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.MaxConns = 16 // as a process has
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {
 		t.Fatalf("connect to the test's database: %v", err)
 	}

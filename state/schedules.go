@@ -1,0 +1,62 @@
+package state
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Schedule is when the next run of a kind is due.
+type Schedule struct {
+	Kind       Kind
+	Expression string
+	DueAt      time.Time
+	Now        time.Time // of the database
+}
+
+const scheduleColumns = `kind, expression, due_at, now() AS now`
+
+// NoteSchedule keeps an expression and when it is first due. One that stands there already keeps its time, also where that
+// has passed: what was missed while no process lived is made up once.
+func NoteSchedule(ctx context.Context, q Querier, bridge string, s Schedule) error {
+	_, err := q.Exec(ctx, `INSERT INTO schedules (bridge, kind, expression, due_at) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (bridge, kind) DO UPDATE SET expression = EXCLUDED.expression, due_at = EXCLUDED.due_at
+		WHERE schedules.expression <> EXCLUDED.expression`, bridge, s.Kind, s.Expression, s.DueAt)
+	if err != nil {
+		return fmt.Errorf("note schedule of %s of bridge %s: %w", s.Kind, bridge, err)
+	}
+	return nil
+}
+
+// Schedules gives those of a bridge, in order of time.
+func Schedules(ctx context.Context, q Querier, bridge string) ([]Schedule, error) {
+	ss, err := collect[Schedule](q.Query(ctx, `SELECT `+scheduleColumns+` FROM schedules WHERE bridge = $1 ORDER BY due_at, kind`, bridge))
+	if err != nil {
+		return nil, fmt.Errorf("read schedules: %w", err)
+	}
+	return ss, nil
+}
+
+// TakeDue locks one schedule of the bridge that is due and that nobody else is firing. ErrNotFound: none is.
+func TakeDue(ctx context.Context, q Querier, bridge string) (Schedule, error) {
+	s, err := one[Schedule](q.Query(ctx, `SELECT `+scheduleColumns+` FROM schedules WHERE bridge = $1 AND due_at <= now()
+		ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED`, bridge))
+	if err != nil {
+		return s, fmt.Errorf("take what is due: %w", err)
+	}
+	return s, nil
+}
+
+// MoveSchedule says when a schedule is due next, in the transaction that has started its run.
+func MoveSchedule(ctx context.Context, q Querier, bridge string, kind Kind, due time.Time) error {
+	tag, err := q.Exec(ctx, `UPDATE schedules SET due_at = $3 WHERE bridge = $1 AND kind = $2`, bridge, kind, due)
+	return exactlyOne(tag, err, "move schedule of %s of bridge %s", kind, bridge)
+}
+
+// DropSchedule forgets a kind that nobody schedules any more.
+func DropSchedule(ctx context.Context, q Querier, bridge string, kind Kind) error {
+	if _, err := q.Exec(ctx, `DELETE FROM schedules WHERE bridge = $1 AND kind = $2`, bridge, kind); err != nil {
+		return fmt.Errorf("drop schedule of %s of bridge %s: %w", kind, bridge, err)
+	}
+	return nil
+}

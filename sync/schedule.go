@@ -1,0 +1,158 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+	"github.com/robfig/cron/v3"
+
+	"namebridge/state"
+)
+
+// Schedule is when runs of a kind are due.
+type Schedule struct {
+	Expression string // of robfig/cron, in UTC unless it names a zone
+	Times      cron.Schedule
+}
+
+// house is the schedule of housekeeping, which is no run.
+const house state.Kind = "housekeeping"
+
+var everyMinute = Schedule{Expression: "@every 1m", Times: cron.Every(time.Minute)}
+
+// scheduled are the kinds of a bridge that the daemon starts by itself.
+func (b *Bridge) scheduled() map[state.Kind]Schedule {
+	all := map[state.Kind]Schedule{house: everyMinute}
+	for kind, s := range b.Settings.Schedules {
+		all[kind] = s
+	}
+	return all
+}
+
+// noteSchedules keeps when what is due. A bridge of which nothing is known begins with a sweep and a collect at once.
+func (w *worker) noteSchedules(ctx context.Context) error {
+	now, err := state.Now(ctx, w.db)
+	if err != nil {
+		return err
+	}
+	stored, err := state.GetBridge(ctx, w.db, w.b.Name)
+	if err != nil {
+		return err
+	}
+	for kind, s := range w.b.scheduled() {
+		due := s.Times.Next(now.UTC())
+		if kind == state.Collect && stored.CollectedAt == nil || kind == state.Sweep && stored.DirectorySweep == 0 {
+			due = now
+		}
+		if err := state.NoteSchedule(ctx, w.db, w.b.Name, state.Schedule{Kind: kind, Expression: s.Expression, DueAt: due}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fire starts what is due, and says when to look again. Each run is started by exactly one process, in the transaction that
+// says when the next is due; one that is still under way is not started again.
+func (w *worker) fire(ctx context.Context) (again time.Duration, err error) {
+	for {
+		err := state.InTx(ctx, w.db, func(tx pgx.Tx) error {
+			due, err := state.TakeDue(ctx, tx, w.b.Name)
+			if err != nil {
+				return err
+			}
+			s, ok := w.b.scheduled()[due.Kind]
+			if !ok {
+				return state.DropSchedule(ctx, tx, w.b.Name, due.Kind)
+			}
+			then := nextDue(s.Times, due.DueAt.UTC(), due.Now.UTC())
+			switch halted, err := w.start(ctx, tx, due.Kind); {
+			case err != nil:
+				return err
+			case halted: // it stays due
+				then = due.Now.Add(haltedAgain)
+			}
+			return state.MoveSchedule(ctx, tx, w.b.Name, due.Kind, then)
+		})
+		if errors.Is(err, state.ErrNotFound) {
+			break
+		}
+		if err != nil {
+			return heartbeatEvery, err
+		}
+	}
+	all, err := state.Schedules(ctx, w.db, w.b.Name)
+	if err != nil || len(all) == 0 {
+		return heartbeatEvery, err
+	}
+	return all[0].DueAt.Sub(all[0].Now), nil
+}
+
+// nextDue is the first time after due that is not past, however many were missed.
+func nextDue(times cron.Schedule, due, now time.Time) time.Time {
+	if then := times.Next(due); then.After(now) {
+		return then
+	}
+	return times.Next(now)
+}
+
+// haltedAgain is how soon after somebody has resumed a bridge what is due is started.
+const haltedAgain = 15 * time.Second
+
+// start queues what is due, unless the bridge is halted.
+func (w *worker) start(ctx context.Context, tx pgx.Tx, kind state.Kind) (halted bool, err error) {
+	if kind == house {
+		_, err := w.queue.InsertTx(ctx, tx, housekeeping{w.b.Name}, &river.InsertOpts{Queue: stepQueue(w.b.Name), Priority: 4, UniqueOpts: unique, MaxAttempts: 1})
+		return false, err
+	}
+	stored, err := state.GetBridge(ctx, tx, w.b.Name)
+	if err != nil || stored.HaltedAt != nil {
+		return true, err
+	}
+	priority := state.SweepPriority
+	if kind == state.Collect {
+		priority = state.CollectPriority
+	}
+	run, started, err := state.StartRun(ctx, tx, w.b.Name, state.NewRun{Kind: kind, Phase: string(routes[kind][0].phase), Priority: priority})
+	if err != nil {
+		return false, err
+	}
+	if !started {
+		w.log.Info("a run is still under way: the one that is due now is left out", "bridge", w.b.Name, "kind", kind, "run", run.Run)
+	}
+	return false, queueStep(ctx, w.queue, tx, w.b.Name, run, Phase(run.Phase))
+}
+
+// keepHouse finds what was left behind and forgets what nobody needs any more.
+func (w *worker) keepHouse(ctx context.Context) error {
+	err := state.InTx(ctx, w.db, func(tx pgx.Tx) error {
+		for _, urgency := range []int16{state.CollectPriority, state.BackfillPriority} {
+			left, err := state.FindWork(ctx, tx, w.b.Name, urgency)
+			if err != nil {
+				return err
+			}
+			if left.Claimable || left.Open {
+				if err := queueWriters(ctx, w.queue, tx, w.b.Name, urgency, 1); err != nil {
+					return err
+				}
+			}
+		}
+		runs, err := state.RunningRuns(ctx, tx, w.b.Name)
+		if err != nil {
+			return err
+		}
+		for _, run := range runs { // whose job may have got lost: else it is one with that
+			if err := queueStep(ctx, w.queue, tx, w.b.Name, run, Phase(run.Phase)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	_, err = state.Prune(ctx, w.db, w.b.Name, w.b.Settings.Retention)
+	return err
+}
