@@ -81,8 +81,6 @@ Go on:   namebridge resume --reason "…"`, halted.Since.Local().Format("2006-01
 		return fmt.Sprintf("BLN_ORGANIZATION_ID: %v.\nThere is no such organization, or this user may not see it.", api)
 	case errors.As(err, &denied):
 		return fmt.Sprintf("%v.\nGive the user of BLN_USERNAME (or BLN_ACCESS_TOKEN) the role admin in the organization of BLN_ORGANIZATION_ID.", err)
-	case errors.Is(err, bridgesync.ErrBusy):
-		return fmt.Sprintf("%v.\nSee namebridge status. If that process died just now, try again in %d seconds.", err, state.Lease)
 	case api != nil:
 		return fmt.Sprintf("%v.\nThe same command goes on where this one stopped.", err)
 	}

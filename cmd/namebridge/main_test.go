@@ -548,11 +548,15 @@ func TestEveryCommandHelps(t *testing.T) {
 func TestWrongUsageIsExit2AndSaysWhat(t *testing.T) {
 	t.Parallel()
 	nowhere := &place{env: map[string]string{}}
-	everyCommand(func(path []string, _ *cobra.Command) {
-		for _, wrong := range []string{"--no-such-flag", "superfluous"} {
-			o := nowhere.run(t, append(path, wrong)...).ends(t, 2, strings.TrimLeft(wrong, "-"), "--help")
+	everyCommand(func(path []string, c *cobra.Command) {
+		wrong := map[string]string{"--no-such-flag": "no-such-flag", "superfluous": "superfluous"}
+		if strings.Contains(c.Use, " ") { // it takes arguments
+			wrong = map[string]string{"--no-such-flag": "no-such-flag", "one two three": "received 3"}
+		}
+		for args, tells := range wrong {
+			o := nowhere.run(t, append(path, strings.Fields(args)...)...).ends(t, 2, tells, "--help")
 			if o.stdout != "" {
-				t.Errorf("%v %s: stdout is not empty: %s", path, wrong, o.stdout)
+				t.Errorf("%v %s: stdout is not empty: %s", path, args, o.stdout)
 			}
 		}
 	})
@@ -589,8 +593,8 @@ func TestAnInterruptedBackfillSaysHowToGoOn(t *testing.T) {
 		t.Errorf("%v were written when it was interrupted", n)
 	}
 	runs := p.run(t, "status", "-o", "json").ends(t, 0).object(t)["bridges"].([]any)[0].(map[string]any)["runs"].([]any)
-	if got := runs[0].(map[string]any)["status"]; got != "interrupted" {
-		t.Errorf("status calls the run %v", got)
+	if last := runs[0].(map[string]any); last["status"] != "failed" || last["error"] != "interrupted" {
+		t.Errorf("status calls the run %v: %v", last["status"], last["error"])
 	}
 	again := p.run(t, "backfill", "--since", "2001-02-03", "-o", "json").ends(t, 0).object(t)
 	if again["run"] != object["run"] {

@@ -118,14 +118,13 @@ func (a *app) runBridge(ctx context.Context, cfg *config.Config, chosen config.B
 	}
 	defer stop()
 	progress := newProgress(a.stderr, res.Kind)
-	b, err := newBridge(chosen, db, logger(cfg, progress))
+	b, err := newBridge(chosen, db, logger(cfg, progress), progress.count)
 	if err != nil {
 		return err
 	}
 	if err := expect(ctx, b, res.Kind, progress); err != nil {
 		return &databaseError{err}
 	}
-	progress.requests = b.Requests
 	b.Progress = progress.show
 	defer context.AfterFunc(ctx, func() {
 		fmt.Fprintln(progress, "stopping: what is on its way is finished first (Ctrl-C again: at once)")

@@ -14,6 +14,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
 
+	"namebridge/internal/httpapi"
 	"namebridge/state"
 	bridgesync "namebridge/sync"
 )
@@ -31,7 +32,7 @@ type progress struct {
 	kind     state.Kind
 	first    bridgesync.Phase // shown before the run has reported anything
 	expected map[bridgesync.Phase]int
-	requests func() (namecoach, bln int64) // may be nil
+	asked    atomic.Int64 // requests of this process to NameCoach
 	every    time.Duration
 
 	writing sync.Mutex // to out: log lines come from everywhere
@@ -111,6 +112,13 @@ func (p *progress) Write(b []byte) (int, error) {
 	p.writing.Lock()
 	defer p.writing.Unlock()
 	return p.out.Write(b)
+}
+
+// count is told each request of this process.
+func (p *progress) count(o httpapi.Observation) {
+	if o.API == "namecoach" {
+		p.asked.Add(1)
+	}
 }
 
 // show is called by the run, from several goroutines.
@@ -217,9 +225,8 @@ func (p *progress) text(c *phase, l look) string {
 			parts[0] = thousands(l.done) + " of " + about + count(l.total, nouns[c.name])
 		}
 	}
-	if c.name == bridgesync.PhaseCollect && p.requests != nil {
-		asked, _ := p.requests()
-		parts = append(parts, count(int(asked), noun{"request", "requests"}))
+	if c.name == bridgesync.PhaseCollect {
+		parts = append(parts, count(int(p.asked.Load()), noun{"request", "requests"}))
 	}
 	took := end.Sub(c.started)
 	switch {

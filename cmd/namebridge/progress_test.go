@@ -13,6 +13,7 @@ import (
 
 	"github.com/sethvargo/go-envconfig"
 
+	"namebridge/internal/httpapi"
 	"namebridge/state"
 	bridgesync "namebridge/sync"
 )
@@ -23,7 +24,8 @@ func TestWithoutATerminalAPhaseSaysEveryTenSecondsHowFarItIs(t *testing.T) {
 		var out bytes.Buffer
 		p := newProgress(&out, state.Backfill)
 		p.expected[bridgesync.PhaseList] = 5000
-		p.requests = func() (int64, int64) { return 1, 9 }
+		p.count(httpapi.Observation{API: "namecoach"})
+		p.count(httpapi.Observation{API: "bln"})
 		p.start()
 		time.Sleep(11 * time.Second) // the first answer takes its time
 		p.show(bridgesync.Progress{Phase: bridgesync.PhaseCollect, Done: 1})

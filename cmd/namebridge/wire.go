@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/robfig/cron/v3"
 	"github.com/sethvargo/go-envconfig"
 	"github.com/spf13/cobra"
 
@@ -127,28 +127,19 @@ type databaseError struct{ error }
 
 func (e *databaseError) Unwrap() error { return e.error }
 
-// meter counts the requests of this process.
-type meter struct{ namecoach, bln atomic.Int64 }
+// patience is how long a request waits for a server that asks for a pause, before the queue puts its job off.
+const patience = 10 * time.Second
 
-func (m *meter) observe(o httpapi.Observation) {
-	if o.API == "bln" {
-		m.bln.Add(1)
-	} else {
-		m.namecoach.Add(1)
-	}
-}
-
-// newBridge joins the clients, the database and the rules of one bridge.
-func newBridge(cfg config.Bridge, db *pgxpool.Pool, log *slog.Logger) (*bridgesync.Bridge, error) {
-	m := new(meter)
+// newBridge joins the clients, the database and the rules of one bridge. Each request is told to observe.
+func newBridge(cfg config.Bridge, db *pgxpool.Pool, log *slog.Logger, observe func(httpapi.Observation)) (*bridgesync.Bridge, error) {
 	nc, err1 := namecoach.New(namecoach.Options{
 		BaseURL: cfg.NameCoachURL, Token: cfg.NameCoachToken.Reveal(),
-		RequestsPer15Minutes: cfg.NameCoachRequestsPer15Minutes, Observe: m.observe,
+		RequestsPer15Minutes: cfg.NameCoachRequestsPer15Minutes, Patience: patience, Observe: observe,
 	})
 	b, err2 := bln.New(bln.Options{
 		BaseURL: cfg.BLNURL, OrganizationID: cfg.BLNOrganizationID, Username: cfg.BLNUsername,
 		Password: cfg.BLNPassword.Reveal(), AccessToken: cfg.BLNAccessToken.Reveal(), PerSecond: cfg.BLNRequestsPerSecond,
-		Concurrency: cfg.BLNConcurrency, Observe: m.observe,
+		Concurrency: cfg.BLNConcurrency, Patience: patience, Observe: observe,
 	})
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
@@ -163,6 +154,18 @@ func newBridge(cfg config.Bridge, db *pgxpool.Pool, log *slog.Logger) (*bridgesy
 		Lookback:       cfg.WindowLookback,
 		Settle:         cfg.WindowSettle,
 		Guard:          bridgesync.Guard{MaxClears: cfg.GuardMaxClears, MaxClearPercent: cfg.GuardMaxClearPercent},
+		Confirmations:  cfg.CensusConfirmations,
+		Retention:      cfg.JournalRetention,
+		Schedules:      map[state.Kind]bridgesync.Schedule{},
+	}
+	for kind, expression := range map[state.Kind]string{
+		state.Collect: cfg.CollectSchedule, state.Sweep: cfg.SweepSchedule, state.Census: cfg.CensusSchedule,
+	} {
+		times, err := cron.ParseStandard(expression)
+		if err != nil {
+			return nil, fmt.Errorf("schedule of %s of bridge %s: %w", kind, cfg.Name, err)
+		}
+		settings.Schedules[kind] = bridgesync.Schedule{Expression: expression, Times: times}
 	}
 	for _, rule := range cfg.MatchBy {
 		settings.MatchBy = append(settings.MatchBy, bridgesync.Rule(rule))
@@ -170,10 +173,7 @@ func newBridge(cfg config.Bridge, db *pgxpool.Pool, log *slog.Logger) (*bridgesy
 	for _, f := range cfg.OtherInfoFields {
 		settings.Layout.Fields = append(settings.Layout.Fields, bridgesync.Field{Name: f.Name, Attribute: f.Attribute})
 	}
-	return &bridgesync.Bridge{
-		Name: cfg.Name, Settings: settings, NameCoach: nc, BLN: b, DB: db, Log: log,
-		Requests: func() (int64, int64) { return m.namecoach.Load(), m.bln.Load() },
-	}, nil
+	return &bridgesync.Bridge{Name: cfg.Name, Settings: settings, NameCoach: nc, BLN: b, DB: db, Log: log}, nil
 }
 
 // logger writes to w, which ends at stderr, as the configuration says.
