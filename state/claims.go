@@ -112,11 +112,11 @@ type Pending struct {
 	Retry   *time.Time // when the first of those that failed may be tried again
 }
 
-// PendingOf says what is left of a run's wishes, of the urgency at most.
+// PendingOf says what is left of a run's wishes, of the urgency at most, and of anybody's writes that are to be looked into.
 func PendingOf(ctx context.Context, q Querier, bridge string, run uuid.UUID, urgency int16) (Pending, error) {
 	p, err := one[Pending](q.Query(ctx, `SELECT EXISTS (SELECT 1 FROM directory_users d WHERE `+claimable+` AND d.wanted_run = $3)
 			OR EXISTS (SELECT 1 FROM journal o JOIN directory_users d ON d.bridge = $1 AND d.user_id = o.user_id
-				WHERE o.bridge = $1 AND o.state = 'sending' AND o.run = $3 AND `+free+` AND `+ripe+`) AS ready,
+				WHERE o.bridge = $1 AND o.state = 'sending' AND `+free+` AND `+ripe+`) AS ready,
 		EXISTS (SELECT 1 FROM directory_users d WHERE d.bridge = $1 AND d.urgency <= $2 AND d.wanted_version > d.applied_version AND d.wanted_run = $3 AND NOT `+free+`) AS claimed,
 		(SELECT min(retry_at) FROM directory_users d WHERE d.bridge = $1 AND d.urgency <= $2 AND `+pending+` AND d.wanted_run = $3 AND NOT `+ripe+`) AS retry`,
 		bridge, urgency, run))
@@ -149,7 +149,7 @@ func CountPending(ctx context.Context, q Querier, bridge string) (n int, err err
 func Adopt(ctx context.Context, q Querier, bridge string, run uuid.UUID, urgency int16) error {
 	_, err := q.Exec(ctx, `UPDATE directory_users d SET wanted_run = $2, urgency = least(urgency, $3), attempts = 0, retry_at = NULL
 		WHERE d.bridge = $1 AND d.wanted_version > d.applied_version AND d.gone_at IS NULL AND (d.wanted_run IS DISTINCT FROM $2 OR d.attempts > 0 OR d.retry_at IS NOT NULL)
-			AND `+free+` AND (d.wanted_run = $2 OR NOT EXISTS (SELECT 1 FROM runs r WHERE r.bridge = $1 AND r.run = d.wanted_run AND r.status = 'running'))`,
+			AND (d.wanted_run = $2 OR NOT EXISTS (SELECT 1 FROM runs r WHERE r.bridge = $1 AND r.run = d.wanted_run AND r.status = 'running'))`,
 		bridge, run, urgency)
 	if err != nil {
 		return fmt.Errorf("adopt pending users: %w", err)
@@ -209,6 +209,15 @@ func Unclaim(ctx context.Context, q Querier, bridge string, user, fence int64) e
 	_, err := q.Exec(ctx, `UPDATE directory_users SET claim_owner = NULL WHERE bridge = $1 AND user_id = $2 AND fence = $3`, bridge, user, fence)
 	if err != nil {
 		return fmt.Errorf("release user %d: %w", user, err)
+	}
+	return nil
+}
+
+// ReleaseBut gives back all that owner has claimed, but the users in keep, that it is still at work on.
+func ReleaseBut(ctx context.Context, q Querier, bridge string, owner uuid.UUID, keep []int64) error {
+	_, err := q.Exec(ctx, `UPDATE directory_users SET claim_owner = NULL WHERE bridge = $1 AND claim_owner = $2 AND user_id <> ALL($3)`, bridge, owner, keep)
+	if err != nil {
+		return fmt.Errorf("release users: %w", err)
 	}
 	return nil
 }

@@ -116,11 +116,12 @@ func ForgetUncounted(ctx context.Context, q Querier, bridge string, events []str
 	return nil
 }
 
-// AnythingDue says whether anybody is to be compared, linked or decided on.
+// AnythingDue says whether anybody is to be compared, linked or decided on, or a write is to be looked into.
 func AnythingDue(ctx context.Context, q Querier, bridge string) (due bool, err error) {
 	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM participants WHERE bridge = $1 AND link_due)
 		OR EXISTS (SELECT 1 FROM participants WHERE bridge = $1 AND doubt_due)
-		OR EXISTS (SELECT 1 FROM directory_users WHERE bridge = $1 AND decide_due)`, bridge).Scan(&due)
+		OR EXISTS (SELECT 1 FROM directory_users WHERE bridge = $1 AND decide_due)
+		OR EXISTS (SELECT 1 FROM journal WHERE bridge = $1 AND state = 'sending')`, bridge).Scan(&due)
 	if err != nil {
 		return false, fmt.Errorf("look for what is due: %w", err)
 	}

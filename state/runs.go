@@ -263,13 +263,25 @@ func CountRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID)
 	return pending, done, nil
 }
 
-// StageRemovals keeps the pending removals as steps of a run that waits for a person, and says how many of them no other
-// quarantined run has staged as they are.
+// unjudged is the condition that no run has staged the removal as it is.
+const unjudged = `NOT EXISTS (SELECT 1 FROM plan_steps s JOIN runs r USING (bridge, run)
+	WHERE s.bridge = $1 AND s.user_id = d.user_id AND s.version = d.wanted_version AND r.status IN ('quarantined', 'running'))`
+
+// AnyUnjudged says whether there are removals that the guard has not judged yet.
+func AnyUnjudged(ctx context.Context, q Querier, bridge string) (any bool, err error) {
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM directory_users d WHERE d.bridge = $1 AND d.urgency < $2 AND `+waiting+` AND `+unjudged+`)`, bridge, Planned).Scan(&any)
+	if err != nil {
+		return false, fmt.Errorf("look for removals: %w", err)
+	}
+	return any, nil
+}
+
+// StageRemovals keeps the pending removals as steps of a run that waits for a person, unless a run that waits
+// already has staged them as they are, and says how many.
 func StageRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID) (staged int, err error) {
 	tag, err := q.Exec(ctx, `INSERT INTO plan_steps (bridge, run, user_id, action, wanted, digest, version)
 		SELECT bridge, $2, user_id, action, wanted, applied_digest, wanted_version FROM directory_users d
-		WHERE d.bridge = $1 AND d.urgency < $3 AND `+waiting+` AND NOT EXISTS (SELECT 1 FROM plan_steps s JOIN runs r USING (bridge, run)
-			WHERE s.bridge = $1 AND s.user_id = d.user_id AND s.version = d.wanted_version AND r.status = 'quarantined')
+		WHERE d.bridge = $1 AND d.urgency < $3 AND `+waiting+` AND `+unjudged+`
 		ON CONFLICT (bridge, run, user_id) DO UPDATE SET action = EXCLUDED.action, wanted = EXCLUDED.wanted, digest = EXCLUDED.digest, version = EXCLUDED.version`,
 		bridge, run, Planned)
 	if err != nil {

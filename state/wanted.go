@@ -73,7 +73,7 @@ type Wish struct {
 
 // StoreWanted stores decisions. A user whose wish changed, or whose fragment is not what it should be, becomes pending;
 // one that is right, or for whom nothing is wanted, is no longer pending. A wish that stands already keeps the run that
-// had it first, unless this one is more urgent. The answer is how many are pending now, let through or not.
+// had it first while that is running, unless this one is more urgent. The answer is how many are pending now, let through or not.
 func StoreWanted(ctx context.Context, q Querier, bridge string, by Wish, ws []Wanted) (pending int, err error) {
 	n := len(ws)
 	ids, actions, values, digests, sources, there := make([]int64, n), make([]string, n), make([]*string, n), make([][]byte, n), make([][]byte, n), make([]bool, n)
@@ -94,7 +94,8 @@ func StoreWanted(ctx context.Context, q Querier, bridge string, by Wish, ws []Wa
 			applied_digest = CASE WHEN t.there THEN t.g ELSE d.applied_digest END,
 			applied_source = CASE WHEN t.there THEN t.s ELSE d.applied_source END,
 			urgency = CASE WHEN NOT t.wish THEN d.urgency WHEN t.same THEN least(d.urgency, $9) ELSE $9 END,
-			wanted_run = CASE WHEN NOT t.wish OR t.same AND d.urgency <= $9 THEN d.wanted_run ELSE $8 END,
+			wanted_run = CASE WHEN NOT t.wish OR t.same AND d.urgency <= $9
+				AND EXISTS (SELECT 1 FROM runs r WHERE r.bridge = $1 AND r.run = d.wanted_run AND r.status = 'running') THEN d.wanted_run ELSE $8 END,
 			wanted_window = CASE WHEN NOT t.wish THEN NULL WHEN t.same THEN coalesce(d.wanted_window, $10) ELSE $10 END,
 			removes = t.wish AND (t.a = 'clear' OR CASE WHEN t.same THEN d.removes
 				ELSE d.applied_digest IS NOT NULL AND d.wanted->>'recording_link' IS NOT NULL AND (t.v::jsonb)->>'recording_link' IS NULL END),

@@ -96,6 +96,14 @@ func (r *run) awaitWrites(ctx context.Context) (verdict, error) {
 			return more, err
 		}
 		if !left.Ready && !left.Claimed && (left.Retry == nil || time.Until(*left.Retry) > patience) {
+			// What was found out by writing may have made removals.
+			again, err := state.AnyUnjudged(ctx, r.DB, r.Name)
+			if err != nil {
+				return more, err
+			}
+			if again {
+				return more, r.startWrites(ctx)
+			}
 			return next, r.learnRows(ctx)
 		}
 		if wait == pollMost {
@@ -121,6 +129,9 @@ func (r *run) startWrites(ctx context.Context) error {
 			}
 		}
 		place := writing{}
+		if err := r.place(&place); err != nil {
+			return to, err
+		}
 		removals, done, err := state.CountRemovals(ctx, tx, r.Name, r.id())
 		if err != nil {
 			return to, err
@@ -132,12 +143,15 @@ func (r *run) startWrites(ctx context.Context) error {
 			}
 			if r.Settings.Guard.Stages(removals+done, totals.Linked) {
 				place.Waiting = true
-				place.Staged, err = state.StageRemovals(ctx, tx, r.Name, r.id())
+				staged, err := state.StageRemovals(ctx, tx, r.Name, r.id())
+				if err != nil {
+					return to, err
+				}
+				place.Staged += staged
 			} else {
-				err = state.ReleaseRemovals(ctx, tx, r.Name)
-			}
-			if err != nil {
-				return to, err
+				if err := state.ReleaseRemovals(ctx, tx, r.Name); err != nil {
+					return to, err
+				}
 			}
 		}
 		total, err := state.CountPendingOf(ctx, tx, r.Name, r.id(), r.row.Priority)
@@ -174,7 +188,10 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 		if stored.HaltedAt != nil {
 			return nil // who resumes queues again what is pending
 		}
-		wish := state.Wish{Urgency: a.urgency()}
+		wish, err := w.laneWish(ctx, a)
+		if err != nil {
+			return err
+		}
 		if lane.landed.Swap(0) > 0 { // who has got what was decided without knowing that
 			if err := r.decideDue(ctx, wish); err != nil {
 				return err
@@ -184,19 +201,17 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 		if err != nil {
 			return err
 		}
-		if len(claimed) == 0 || time.Since(began) > slice {
-			over, err := w.endLane(ctx, a, claimed, finish)
-			if over || err != nil {
-				return err
-			}
-			continue
+		for _, c := range claimed {
+			w.claimed.Store(c.UserID, struct{}{})
 		}
-		if err := lane.batch(ctx, claimed); err != nil {
+		if len(claimed) == 0 || time.Since(began) > slice {
+			return w.endLane(ctx, a, claimed, finish)
+		}
+		if err := errors.Join(lane.batch(ctx, claimed), w.release(ctx, claimed)); err != nil {
 			return w.laneFailed(ctx, a, err)
 		}
 		w.busy.Store(job, time.Now())
 		if lane.gone.Swap(0) > 0 { // their people may be another user's now (BLN 645)
-			wish.Run = claimed[0].Run
 			if err := errors.Join(r.linkDue(ctx), r.decideDue(ctx, wish)); err != nil {
 				return err
 			}
@@ -204,14 +219,40 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 	}
 }
 
+// laneWish is as whose wish a lane stores what it finds out: the most urgent run's that waits for lanes like it.
+func (w *worker) laneWish(ctx context.Context, a syncBatch) (state.Wish, error) {
+	wish := state.Wish{Urgency: a.urgency()}
+	runs, err := state.RunningRuns(ctx, w.db, w.b.Name)
+	for _, row := range runs {
+		if row.Phase == string(PhaseWrite) && row.Priority <= a.urgency() {
+			wish.Run = row.Run
+			break
+		}
+	}
+	return wish, err
+}
+
+// release gives back those users of a batch that nothing has become of. Where the database is away, the next heartbeat does.
+func (w *worker) release(ctx context.Context, claimed []state.Claimed) error {
+	for _, c := range claimed {
+		w.claimed.Delete(c.UserID)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), heartbeatEvery)
+	defer cancel()
+	err := state.ReleaseBut(ctx, w.db, w.b.Name, w.owner, keys(&w.claimed))
+	w.unreleased.Store(err != nil)
+	return database(err)
+}
+
 // endLane ends a lane's job: for good where there is nothing for it, else to be queued again. A change that came while the
 // job was there has queued none, so the last look is made when the job is over already, in the same transaction.
-func (w *worker) endLane(ctx context.Context, a syncBatch, claimed []state.Claimed, finish func(context.Context, pgx.Tx) error) (over bool, err error) {
-	err = state.InTx(ctx, w.db, func(tx pgx.Tx) error {
+func (w *worker) endLane(ctx context.Context, a syncBatch, claimed []state.Claimed, finish func(context.Context, pgx.Tx) error) error {
+	return state.InTx(ctx, w.db, func(tx pgx.Tx) error {
 		if err := finish(ctx, tx); err != nil {
 			return err
 		}
 		for _, c := range claimed {
+			w.claimed.Delete(c.UserID)
 			if err := state.Unclaim(ctx, tx, w.b.Name, c.UserID, c.Fence); err != nil {
 				return err
 			}
@@ -222,7 +263,6 @@ func (w *worker) endLane(ctx context.Context, a syncBatch, claimed []state.Claim
 		}
 		return queueLane(ctx, w.queue, tx, a)
 	})
-	return true, err
 }
 
 // laneFailed says of a failure that is not about one user what becomes of the runs that wait for their users: they end

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -77,6 +78,8 @@ type worker struct {
 	ended      sync.Map // run → error or nil: what runs came to that this process has ended
 	endedAny   chan struct{}
 	busy       sync.Map // id of a job → time when it last came forward
+	claimed    sync.Map // id of a user that is being written → nothing
+	unreleased atomic.Bool
 }
 
 // mode is what a worker does beside the steps of its runs.
@@ -199,7 +202,10 @@ func (w *worker) keepAlive(ctx context.Context) {
 		w.mu.Unlock()
 		w.b.NameCoach.SetShare(company.Live)
 		w.b.BLN.SetShare(company.Live)
-		if n, err := state.RescueJobs(ctx, w.db, w.b.Name, w.owner, w.running()); err == nil && n > 0 {
+		if w.unreleased.Load() && state.ReleaseBut(ctx, w.db, w.b.Name, w.owner, keys(&w.claimed)) == nil {
+			w.unreleased.Store(false)
+		}
+		if n, err := state.RescueJobs(ctx, w.db, w.b.Name, w.owner, keys(&w.busy)); err == nil && n > 0 {
 			w.log.Info("took up jobs that nobody works on any more", "jobs", n)
 		}
 	}
@@ -249,10 +255,9 @@ func (w *worker) work(ctx context.Context, job int64, do func(context.Context) e
 	return err
 }
 
-// running are the jobs that are being worked here.
-func (w *worker) running() []int64 {
+func keys(m *sync.Map) []int64 {
 	ids := []int64{}
-	w.busy.Range(func(id, _ any) bool {
+	m.Range(func(id, _ any) bool {
 		ids = append(ids, id.(int64))
 		return true
 	})
