@@ -29,11 +29,12 @@ var (
 	ErrStale    = errors.New("somebody else has moved it on")
 )
 
-// poolSize is how many connections a process may have, unless its URL says otherwise (pool_max_conns).
-const poolSize = 16
+// A process may have poolFirst connections for its first bridge and poolFurther for each further one, up to poolMost, unless
+// its URL says otherwise (pool_max_conns).
+const poolFirst, poolFurther, poolMost = 16, 8, 60
 
-// Open connects to the database at url and checks that it answers.
-func Open(ctx context.Context, url string) (*pgxpool.Pool, error) {
+// Open connects to the database at url, for work on so many bridges, and checks that it answers.
+func Open(ctx context.Context, url string, bridges int) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		// The parser's own text may repeat the password.
@@ -49,7 +50,7 @@ func Open(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	}
 	if !strings.Contains(url, "pool_max_conns") {
 		// Every job may hold one, and so does the queue; what waits for a connection must not keep others from theirs.
-		cfg.MaxConns = max(cfg.MaxConns, poolSize)
+		cfg.MaxConns = max(cfg.MaxConns, int32(min(poolFirst+poolFurther*(max(bridges, 1)-1), poolMost)))
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {

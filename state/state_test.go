@@ -437,7 +437,7 @@ func TestATransactionWhoseContextEndsIsRolledBack(t *testing.T) {
 func TestAConnectionStringIsNotRepeatedInAnError(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{"postgres://u:s3cret@localhost:port/x", "postgres://u:s3cret@[::1/x", "host=localhost password=s3cret port=-1 =", "postgres://u:s3cret@127.0.0.1:1/x?connect_timeout=1"} {
-		db, err := state.Open(t.Context(), url)
+		db, err := state.Open(t.Context(), url, 1)
 		if err == nil {
 			db.Close()
 			t.Fatal("opened")
@@ -450,7 +450,7 @@ func TestAConnectionStringIsNotRepeatedInAnError(t *testing.T) {
 
 func TestAnOpenedDatabaseAnswers(t *testing.T) {
 	t.Parallel()
-	db, err := state.Open(t.Context(), testdb.URL(t, migrations.Up))
+	db, err := state.Open(t.Context(), testdb.URL(t, migrations.Up), 1)
 	must(t, err)
 	defer db.Close()
 	if jit := value[string](t, db, `SHOW jit`); jit != "off" {
@@ -465,7 +465,7 @@ func TestAnOpenedDatabaseAnswers(t *testing.T) {
 func TestATransactionThatNobodyGoesOnWithLetsGo(t *testing.T) {
 	t.Parallel()
 	url := testdb.URL(t, migrations.Up)
-	stopped, heir := get[*pgxpool.Pool](t)(state.Open(t.Context(), url)), get[*pgxpool.Pool](t)(state.Open(t.Context(), url))
+	stopped, heir := get[*pgxpool.Pool](t)(state.Open(t.Context(), url, 1)), get[*pgxpool.Pool](t)(state.Open(t.Context(), url, 1))
 	t.Cleanup(stopped.Close)
 	t.Cleanup(heir.Close)
 	get[state.Bridge](t)(state.EnsureBridge(t.Context(), heir, "a", 1))

@@ -75,7 +75,7 @@ func (a *app) connect(ctx context.Context, cfg *config.Config) (pool *pgxpool.Po
 	}
 	first, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	pool, err = state.Open(first, url)
+	pool, err = state.Open(first, url, 1)
 	if err != nil {
 		stop()
 		return nil, "", nil, &databaseError{err}

@@ -45,7 +45,7 @@ func (e *examination) database(ctx context.Context) (stop func()) {
 	}
 	first, cancel := context.WithTimeout(ctx, e.Patience)
 	defer cancel()
-	pool, err := state.Open(first, url)
+	pool, err := state.Open(first, url, 1)
 	if err != nil {
 		text, cure := unreachable(err, e.Patience)
 		e.found(Problem, "", Database, text, cure)
