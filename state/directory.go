@@ -141,9 +141,10 @@ func StoreDirectory(ctx context.Context, q Querier, bridge string, sweep int64, 
 	return fresh, nil
 }
 
-// MarkGone says that BLN no longer knows the user: its links are released, and its people are looked at again.
+// MarkGone says that BLN no longer knows the user: its links are released, and its people are to be looked at again. Who has
+// claimed it keeps it until that is done.
 func MarkGone(ctx context.Context, q Querier, bridge string, user int64) error {
-	_, err := q.Exec(ctx, `WITH gone AS (UPDATE directory_users SET gone_at = now(), claim_owner = NULL WHERE bridge = $1 AND user_id = $2),
+	_, err := q.Exec(ctx, `WITH gone AS (UPDATE directory_users SET gone_at = now() WHERE bridge = $1 AND user_id = $2),
 		released AS (DELETE FROM links WHERE bridge = $1 AND user_id = $2 AND rule <> 'hand' RETURNING person)
 		UPDATE participants SET link_due = true FROM released WHERE participants.bridge = $1 AND participants.person = released.person`, bridge, user)
 	if err != nil {

@@ -178,24 +178,16 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 	r := w.run(state.Run{Priority: a.urgency()}, "")
 	lane := r.newWriter()
 	for began := time.Now(); ; {
+		err := lane.recover(ctx)
+		if err == nil {
+			err = lane.follow(ctx, w, a)
+		}
+		if err != nil {
+			return w.laneFailed(ctx, a, errors.Join(err, w.release(ctx, nil)))
+		}
 		stored, err := state.GetBridge(ctx, w.db, w.b.Name)
-		if err != nil {
-			return err
-		}
-		if err := lane.recover(ctx); err != nil {
-			return w.laneFailed(ctx, a, err)
-		}
-		if stored.HaltedAt != nil {
-			return nil // who resumes queues again what is pending
-		}
-		wish, err := w.laneWish(ctx, a)
-		if err != nil {
-			return err
-		}
-		if lane.landed.Swap(0) > 0 { // who has got what was decided without knowing that
-			if err := r.decideDue(ctx, wish); err != nil {
-				return err
-			}
+		if err != nil || stored.HaltedAt != nil {
+			return err // who resumes queues again what is pending
 		}
 		claimed, err := state.Claim(ctx, w.db, w.b.Name, a.urgency(), w.owner, writeBatch)
 		if err != nil {
@@ -207,16 +199,35 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 		if len(claimed) == 0 || time.Since(began) > slice {
 			return w.endLane(ctx, a, claimed, finish)
 		}
-		if err := errors.Join(lane.batch(ctx, claimed), w.release(ctx, claimed)); err != nil {
+		err = lane.batch(ctx, claimed)
+		if err == nil {
+			err = lane.follow(ctx, w, a)
+		}
+		if err = errors.Join(err, w.release(ctx, claimed)); err != nil {
 			return w.laneFailed(ctx, a, err)
 		}
 		w.busy.Store(job, time.Now())
-		if lane.gone.Swap(0) > 0 { // their people may be another user's now (BLN 645)
-			if err := errors.Join(r.linkDue(ctx), r.decideDue(ctx, wish)); err != nil {
-				return err
-			}
+	}
+}
+
+// follow draws the conclusions from what was found out about users by reading and writing them: who has got what was
+// decided without knowing that, and whose people may be another user's now (BLN 645). Runs wait for it, since the users
+// are still claimed.
+func (w *writer) follow(ctx context.Context, by *worker, a syncBatch) error {
+	landed, gone := w.landed.Swap(0), w.gone.Swap(0)
+	if landed+gone == 0 {
+		return nil
+	}
+	wish, err := by.laneWish(ctx, a)
+	if err != nil {
+		return err
+	}
+	if gone > 0 {
+		if err := w.linkDue(ctx); err != nil {
+			return err
 		}
 	}
+	return errors.Join(w.decideDue(ctx, wish), by.release(ctx, nil))
 }
 
 // laneWish is as whose wish a lane stores what it finds out: the most urgent run's that waits for lanes like it.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"namebridge/internal/httpapi"
 	"namebridge/state"
@@ -201,6 +202,9 @@ func (w *worker) step(ctx context.Context, job int64, a stepArgs, phase Phase, l
 	}
 	r := w.run(row, phase)
 	err = w.units(ctx, job, r, finish)
+	if away(err) {
+		err = database(err)
+	}
 	switch {
 	case err == nil, ctx.Err() != nil:
 		return err
@@ -214,6 +218,11 @@ func (w *worker) step(ctx context.Context, job int64, a stepArgs, phase Phase, l
 	}
 	w.log.Warn("a step failed and will be tried again", "bridge", w.b.Name, "run", a.Run, "kind", row.Kind, "phase", phase, "problem", err)
 	return err
+}
+
+// away says that an error is the database's.
+func away(err error) bool {
+	return err != nil && !errors.Is(err, errDatabase) && (errors.As(err, new(*pgconn.PgError)) || errors.As(err, new(*pgconn.ConnectError)) || pgconn.Timeout(err))
 }
 
 // drop completes a job whose step is not there to be done, unless the run has been gone on with meanwhile: whoever did so
