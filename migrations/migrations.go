@@ -5,10 +5,11 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver that goose speaks through
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
@@ -59,11 +60,21 @@ func List(ctx context.Context, url string) ([]Status, error) {
 	return out, err
 }
 
-func with(url string, do func(*goose.Provider) error) error {
-	db, err := sql.Open("pgx", url)
-	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
+// Version is the newest migration that the database has.
+func Version(ctx context.Context, pool *pgxpool.Pool) (version int64, err error) {
+	if err := pool.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&version); err != nil {
+		return 0, fmt.Errorf("read which migrations the database has: %w", err)
 	}
+	return version, nil
+}
+
+func with(url string, do func(*goose.Provider) error) error {
+	cfg, err := pgxpool.ParseConfig(url) // which knows what of it concerns a pool: Postgres would refuse that
+	if err != nil {
+		// The parser's own text may repeat the password.
+		return errors.New("migrate: the connection string cannot be read")
+	}
+	db := stdlib.OpenDB(*cfg.ConnConfig)
 	defer func() { _ = db.Close() }() // nothing was left unwritten: every migration commits on its own
 	// Asked once a second for five minutes, as long as goose itself would wait, but not in steps of five seconds.
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))

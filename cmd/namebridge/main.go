@@ -105,7 +105,7 @@ Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 halted or 
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w\n\nHelp: %s --help", err, cmd.CommandPath())}
 	})
-	root.AddCommand(newBackfill(a), newPlan(a), newCollect(a), newSweep(a), newStatus(a), newHolds(a), newRuns(a), newDoctor(a), newResume(a), newMigrate(a), newConfig(a), newVersion(a))
+	root.AddCommand(newServe(a), newBackfill(a), newPlan(a), newCollect(a), newSweep(a), newCensus(a), newStatus(a), newHolds(a), newRuns(a), newDoctor(a), newResume(a), newMigrate(a), newConfig(a), newVersion(a))
 	wrapArgs(root)
 	return root
 }

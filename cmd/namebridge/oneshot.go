@@ -141,7 +141,7 @@ func expect(ctx context.Context, b *bridgesync.Bridge, kind state.Kind, p *progr
 	if err != nil {
 		return err
 	}
-	p.expected[bridgesync.PhaseList] = totals.Users
+	p.expected[bridgesync.PhaseList], p.expected[bridgesync.PhaseCensus] = totals.Users, totals.Linked
 	if kind == state.Plan || kind == state.Backfill {
 		p.expected[bridgesync.PhaseCollect] = totals.Participants
 		p.expected[bridgesync.PhaseDecide] = totals.Linked
@@ -211,6 +211,15 @@ func newSweep(a *app) *cobra.Command {
 		Long: `Lists every user of the organization, links the people that NameCoach is known to have, and repairs what somebody
 changed or removed under our key.`,
 	}, nil, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Sweep(ctx) })
+}
+
+func newCensus(a *app) *cobra.Command {
+	return oneShot(a, &cobra.Command{
+		Use:   "census",
+		Short: "Ask NameCoach about everyone who is linked, and clear those who are gone",
+		Long: `Asks NameCoach about every person who is linked to a user, to notice who is no longer there. A badge is cleared when enough complete censuses in a
+row (CENSUS_CONFIRMATIONS) have missed its person; where that concerns many at once (GUARD_MAX_CLEARS), somebody has to approve it first.`,
+	}, nil, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Census(ctx) })
 }
 
 // printResult says in words what a run came to.

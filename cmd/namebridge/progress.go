@@ -64,8 +64,11 @@ type look struct {
 // newProgress writes to w. expected is what is known of phases that cannot tell their total by themselves.
 func newProgress(w io.Writer, kind state.Kind) *progress {
 	p := &progress{kind: kind, out: w, every: lineEvery, first: bridgesync.PhaseCollect, expected: map[bridgesync.Phase]int{}, stop: make(chan struct{})}
-	if kind == state.Sweep {
+	switch kind {
+	case state.Sweep:
 		p.first = bridgesync.PhaseList
+	case state.Census:
+		p.first = bridgesync.PhaseCensus
 	}
 	if isTerminal(w) {
 		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(barWidth))
@@ -128,6 +131,9 @@ func (p *progress) show(x bridgesync.Progress) {
 	if p.paused.Load() {
 		return
 	}
+	if _, shown := nouns[x.Phase]; !shown {
+		return
+	}
 	if p.current == nil || p.current.name != x.Phase {
 		p.finish(false)
 		p.begin(x.Phase, x.Total)
@@ -165,7 +171,7 @@ func (p *progress) begin(name bridgesync.Phase, total int) {
 		filler = mpb.BarStyle().Lbound("").Filler("█").Tip("█").Padding("░").Rbound("").Build()
 	}
 	c.bar = p.bars.MustAdd(0, filler, mpb.BarFillerTrim(), mpb.BarFillerClearOnComplete(),
-		mpb.PrependDecorators(decor.Name(fmt.Sprintf("  %-8s ", name))),
+		mpb.PrependDecorators(decor.Name(fmt.Sprintf("  %-8s ", label(name)))),
 		mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string {
 			text := p.text(c, *c.look.Load())
 			if !s.Completed && l.total > 0 {
@@ -194,7 +200,7 @@ func (p *progress) finish(stopped bool) {
 
 func (p *progress) line(c *phase) {
 	if c != nil {
-		fmt.Fprintf(p, "%s  %-8s %s\n", p.kind, c.name, p.text(c, *c.look.Load()))
+		fmt.Fprintf(p, "%s  %-8s %s\n", p.kind, label(c.name), p.text(c, *c.look.Load()))
 	}
 }
 
@@ -246,13 +252,28 @@ func (p *progress) text(c *phase, l look) string {
 	return strings.Join(parts, " · ")
 }
 
+// nouns are what the phases that are shown count; the others are over in a moment.
 var nouns = map[bridgesync.Phase]noun{
 	bridgesync.PhaseCollect: {"participant", "participants"},
 	bridgesync.PhaseList:    {"user", "users"},
+	bridgesync.PhaseSearch:  {"user", "users"},
+	bridgesync.PhaseCensus:  {"person", "people"},
+	bridgesync.PhaseAudit:   {"user", "users"},
 	bridgesync.PhaseLink:    {"person", "people"},
 	bridgesync.PhaseDecide:  {"user", "users"},
 	bridgesync.PhaseRead:    {"user", "users"},
 	bridgesync.PhaseWrite:   {"user", "users"},
+}
+
+// label is what a phase is called where people watch.
+func label(p bridgesync.Phase) string {
+	switch p {
+	case bridgesync.PhaseSearch:
+		return "look up" // of users whom NameCoach was never asked about
+	case bridgesync.PhaseAudit:
+		return "check" // whether what was written still stands
+	}
+	return string(p)
 }
 
 // perSecond is a pace that a person can picture.

@@ -67,21 +67,34 @@ func (a *app) openDatabase(ctx context.Context, cfg *config.Config) (pool *pgxpo
 
 // connect gives the database as it is, its URL, and what stops it. The private Postgres is started where one is asked for.
 func (a *app) connect(ctx context.Context, cfg *config.Config) (pool *pgxpool.Pool, url string, stop func(), err error) {
-	url, stop = cfg.DatabaseURL.Reveal(), func() {}
-	if url == config.Embedded {
-		if url, stop, err = a.startPostgres(ctx); err != nil {
-			return nil, "", nil, err
-		}
+	url, server, err := a.databaseURL(ctx, cfg)
+	if err != nil {
+		return nil, "", nil, err
 	}
+	if pool, err = openPool(ctx, url, 1); err != nil {
+		server()
+		return nil, "", nil, err
+	}
+	return pool, url, func() { pool.Close(); server() }, nil
+}
+
+// databaseURL says where the database is. The private Postgres is started where one is asked for; stop stops it.
+func (a *app) databaseURL(ctx context.Context, cfg *config.Config) (url string, stop func(), err error) {
+	if url = cfg.DatabaseURL.Reveal(); url == config.Embedded {
+		return a.startPostgres(ctx)
+	}
+	return url, func() {}, nil
+}
+
+// openPool connects to a database, for work on so many bridges.
+func openPool(ctx context.Context, url string, bridges int) (*pgxpool.Pool, error) {
 	first, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	pool, err = state.Open(first, url, 1)
+	pool, err := state.Open(first, url, bridges)
 	if err != nil {
-		stop()
-		return nil, "", nil, &databaseError{err}
+		return nil, &databaseError{err}
 	}
-	server := stop
-	return pool, url, func() { pool.Close(); server() }, nil
+	return pool, nil
 }
 
 func (a *app) startPostgres(ctx context.Context) (url string, stop func(), err error) {

@@ -76,6 +76,21 @@ func ago(d time.Duration) string {
 	return fmt.Sprintf("%d d", int(d.Hours()/24))
 }
 
+// when is a time to come in the words of a person.
+func when(t, now time.Time) string {
+	switch d := t.Sub(now); {
+	case d <= 0:
+		return "now"
+	case d < 2*time.Hour:
+		return "in " + ago(max(d, time.Second))
+	case d < 20*time.Hour:
+		return "at " + t.Local().Format("15:04")
+	case d < 6*24*time.Hour:
+		return t.Local().Format("Monday 15:04")
+	}
+	return t.Local().Format("Mon 2 Jan 15:04")
+}
+
 // heldLines lists the reasons that hold anybody, three to a line.
 func heldLines(h bridgesync.Held) []string {
 	var parts []string
