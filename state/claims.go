@@ -215,7 +215,7 @@ func Unclaim(ctx context.Context, q Querier, bridge string, user, fence int64) e
 
 // ReleaseBut gives back all that owner has claimed, but the users in keep, that it is still at work on.
 func ReleaseBut(ctx context.Context, q Querier, bridge string, owner uuid.UUID, keep []int64) error {
-	_, err := q.Exec(ctx, `UPDATE directory_users SET claim_owner = NULL WHERE bridge = $1 AND claim_owner = $2 AND user_id <> ALL($3)`, bridge, owner, keep)
+	_, err := q.Exec(ctx, `UPDATE directory_users SET claim_owner = NULL WHERE bridge = $1 AND claim_owner = $2 AND user_id <> ALL($3)`, bridge, owner, orEmpty(keep))
 	if err != nil {
 		return fmt.Errorf("release users: %w", err)
 	}

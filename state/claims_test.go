@@ -25,7 +25,7 @@ func directory(t testing.TB, n int) *pgxpool.Pool {
 	for i := range users {
 		users[i] = user(int64(i+1), fmt.Sprintf("u%d@x", i+1), "")
 	}
-	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, users))
+	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, users, false))
 	return db
 }
 
@@ -37,12 +37,12 @@ func upTo(n int) []int64 {
 	return out
 }
 
-// claim gives the users claimed, in order, and by id.
-func claim(t testing.TB, db state.Querier, owner uuid.UUID, limit int, clears bool) ([]int64, map[int64]state.Claimed) {
+// claim gives the users claimed for whatever there is to write, in order, and by id.
+func claim(t testing.TB, db state.Querier, owner uuid.UUID, limit int) ([]int64, map[int64]state.Claimed) {
 	t.Helper()
 	by := map[int64]state.Claimed{}
 	var ids []int64
-	for _, c := range get[[]state.Claimed](t)(state.Claim(t.Context(), db, "a", owner, limit, clears)) {
+	for _, c := range get[[]state.Claimed](t)(state.Claim(t.Context(), db, "a", state.BackfillPriority, owner, limit)) {
 		by[c.UserID] = c
 		ids = append(ids, c.UserID)
 	}
@@ -66,7 +66,7 @@ func TestEachPendingUserIsClaimedByOneProcess(t *testing.T) {
 	for _, owner := range owners {
 		all.Go(func() {
 			for {
-				cs, err := state.Claim(t.Context(), db, "a", owner, 7, true)
+				cs, err := state.Claim(t.Context(), db, "a", state.BackfillPriority, owner, 7)
 				if err != nil {
 					t.Error(err)
 				}
@@ -97,7 +97,7 @@ func TestAClaimTakesNoMoreThanAskedForWhateverThePlannerKnows(t *testing.T) {
 		want(t, db, "a", "write", upTo(n)...)
 		owner := live(t, db, "a")
 		for range 2 {
-			if ids, _ := claim(t, db, owner, 1, true); len(ids) != 1 {
+			if ids, _ := claim(t, db, owner, 1); len(ids) != 1 {
 				t.Errorf("of %d users %d were claimed, want 1", n, len(ids))
 			}
 			must(t, state.Release(t.Context(), db, "a", owner))
@@ -113,12 +113,12 @@ func TestAClaimWaitsForNobody(t *testing.T) {
 	owner := live(t, db, "a")
 	must(t, state.InTx(t.Context(), db, func(tx pgx.Tx) error {
 		exec(t, tx, `SELECT 1 FROM directory_users WHERE user_id = 2 FOR UPDATE`) // somebody decides on user 2
-		if ids, _ := claim(t, db, owner, 10, true); !slices.Equal(ids, []int64{1, 3}) {
+		if ids, _ := claim(t, db, owner, 10); !slices.Equal(ids, []int64{1, 3}) {
 			t.Errorf("claimed beside a lock: %v", ids)
 		}
 		return nil
 	}))
-	if ids, _ := claim(t, db, owner, 10, true); !slices.Equal(ids, []int64{2}) {
+	if ids, _ := claim(t, db, owner, 10); !slices.Equal(ids, []int64{2}) {
 		t.Errorf("claimed after the lock: %v", ids)
 	}
 }
@@ -128,66 +128,64 @@ func TestAClaimLastsAsLongAsItsProcessIsHeardOf(t *testing.T) {
 	db := directory(t, 2)
 	want(t, db, "a", "write", 1)
 	first, second := live(t, db, "a"), live(t, db, "a")
-	_, by := claim(t, db, first, 10, true)
+	_, by := claim(t, db, first, 10)
 	if by[1].Fence != 1 || by[1].Version != 1 || by[1].Action != "write" || string(by[1].WantedDigest) != "wanted" || string(by[1].WantedSource) != "source" || string(by[1].Wanted) != `{"name_badge_link": "https://x"}` {
 		t.Errorf("claimed as %+v", by[1])
 	}
 	want(t, db, "a", "write", 2)
 	silence(t, db, first, state.Lease-2)
-	if ids, _ := claim(t, db, second, 10, true); !slices.Equal(ids, []int64{2}) {
+	if ids, _ := claim(t, db, second, 10); !slices.Equal(ids, []int64{2}) {
 		t.Errorf("within the lease: %v", ids)
 	}
 	silence(t, db, first, state.Lease+1)
-	if n := len(get[[]state.Claimed](t)(state.PendingUsers(t.Context(), db, "a", 0, 10))); n != 1 {
+	if n := len(get[[]state.Claimed](t)(state.PlannedUsers(t.Context(), db, "a", 0, 10))); n != 1 {
 		t.Errorf("%d pending users are free", n)
 	}
-	ids, by := claim(t, db, second, 10, true)
+	ids, by := claim(t, db, second, 10)
 	if !slices.Equal(ids, []int64{1}) || by[1].Fence != 2 {
 		t.Errorf("after the lease: %v, fence %d", ids, by[1].Fence)
 	}
 	// Back from the dead, the first one has nothing.
-	must(t, state.Heartbeat(t.Context(), db, "a", first))
+	get[state.Company](t)(state.Heartbeat(t.Context(), db, "a", first))
 	must(t, state.Release(t.Context(), db, "a", first))
-	if ids, _ := claim(t, db, first, 10, true); len(ids) != 0 {
+	if ids, _ := claim(t, db, first, 10); len(ids) != 0 {
 		t.Errorf("claimed twice: %v", ids)
 	}
 	// Whoever leaves frees at once.
 	must(t, state.Leave(t.Context(), db, "a", second))
-	if ids, _ := claim(t, db, first, 10, true); !slices.Equal(ids, []int64{1, 2}) {
+	if ids, _ := claim(t, db, first, 10); !slices.Equal(ids, []int64{1, 2}) {
 		t.Errorf("after it has left: %v", ids)
 	}
 }
 
 func TestWhoIsClaimedAndWhoIsNot(t *testing.T) {
 	t.Parallel()
-	db := directory(t, 8)
+	db := directory(t, 9)
 	owner := live(t, db, "a")
 	want(t, db, "a", "write", 1)
-	_, by := claim(t, db, owner, 10, false)
+	_, by := claim(t, db, owner, 10)
 	want(t, db, "a", "write", 2, 3, 4)
 	want(t, db, "a", "clear", 5)
+	plan := state.Wish{Run: uuid.New(), Urgency: state.Planned}
+	wish(t, db, "a", plan, state.Wanted{UserID: 6, Action: "write", Digest: []byte("planned")})
 	must(t, state.MarkGone(t.Context(), db, "a", 2))
 	must(t, state.Fail(t.Context(), db, "a", []state.Failure{{UserID: 1, Fence: by[1].Fence, Problem: "problem", RetryAfter: time.Hour}}))
 	exec(t, db, `INSERT INTO journal (bridge, run, user_id, fence, action, state) VALUES ('a', gen_random_uuid(), 3, 1, 'write', 'sending')`)
-	p := get[state.Pending](t)(state.CountPending(t.Context(), db, "a"))
-	if p.Retry == nil || time.Until(*p.Retry) < 59*time.Minute {
-		t.Errorf("the retry is at %v", p.Retry)
+	if n := get[int](t)(state.CountPending(t.Context(), db, "a")); n != 5 {
+		t.Errorf("%d are pending", n)
 	}
-	p.Retry = nil
-	if p.Writes != 3 || p.Clears != 1 || p.Open != 1 || p.Claimed != 0 {
-		t.Errorf("pending: %+v", p)
+	// 1 failed and waits, 2 is gone, 3 has an unsettled write, 5 loses what it has, 6 is planned, 7 and on are not pending.
+	if ids, _ := claim(t, db, owner, 10); !slices.Equal(ids, []int64{4}) {
+		t.Errorf("claimed: %v", ids)
 	}
-	// 1 failed and waits, 2 is gone, 3 has an unsettled write, 5 is a clear, 6 and on are not pending.
-	if ids, _ := claim(t, db, owner, 10, false); !slices.Equal(ids, []int64{4}) {
-		t.Errorf("claimed without clears: %v", ids)
+	must(t, state.ReleaseRemovals(t.Context(), db, "a"))
+	if ids, _ := claim(t, db, owner, 10); !slices.Equal(ids, []int64{5}) {
+		t.Errorf("claimed when it was let through: %v", ids)
 	}
-	if ids, _ := claim(t, db, owner, 10, true); !slices.Equal(ids, []int64{5}) {
-		t.Errorf("claimed with clears: %v", ids)
-	}
-	must(t, state.ForgetFailures(t.Context(), db, "a"))
-	ids, by := claim(t, db, owner, 10, true)
-	if !slices.Equal(ids, []int64{1}) || by[1].Attempts != 0 {
-		t.Errorf("claimed after failures were forgotten: %v %+v", ids, by[1])
+	must(t, state.Adopt(t.Context(), db, "a", uuid.New(), state.SweepPriority))
+	ids, by := claim(t, db, owner, 10)
+	if !slices.Equal(ids, []int64{1, 6}) || by[1].Attempts != 0 {
+		t.Errorf("claimed when a run wants what others have left: %v %+v", ids, by[1])
 	}
 	open := get[[]state.OpenEntry](t)(state.ClaimOpen(t.Context(), db, "a", owner, 10))
 	if len(open) != 1 || open[0].UserID != 3 || open[0].Fence != 1 {
@@ -209,10 +207,10 @@ func TestAStaleFenceChangesNothing(t *testing.T) {
 	db := directory(t, 2)
 	want(t, db, "a", "write", 1, 2)
 	dead, owner := live(t, db, "a"), live(t, db, "a")
-	_, by := claim(t, db, dead, 10, true)
+	_, by := claim(t, db, dead, 10)
 	stale := by[1].Fence
 	must(t, state.Leave(t.Context(), db, "a", dead))
-	_, by = claim(t, db, owner, 10, true)
+	_, by = claim(t, db, owner, 10)
 	before := userRows(t, db)
 	in := &state.Intent{Run: uuid.New(), UserID: 1, Fence: stale, Action: "write", Version: by[1].Version, Before: []byte(`{}`)}
 	must(t, state.Journal(t.Context(), db, "a", []*state.Intent{in}))
@@ -241,7 +239,7 @@ func TestNothingIsJournalledWhileHalted(t *testing.T) {
 	t.Parallel()
 	db := directory(t, 3)
 	want(t, db, "a", "write", 1, 2)
-	_, by := claim(t, db, live(t, db, "a"), 10, true)
+	_, by := claim(t, db, live(t, db, "a"), 10)
 	in := func(u int64) *state.Intent {
 		return &state.Intent{Run: uuid.New(), UserID: u, Fence: by[u].Fence, Action: "write", Version: by[u].Version, Before: []byte("{ \"a\":\"\\u0000\xff\"}"), BeforeFragment: nil, AfterFragment: []byte(`{"x":1}`)}
 	}
@@ -265,7 +263,7 @@ func TestWhoGivesTheSameUsersBackWaitsAndDoesNotDeadlock(t *testing.T) {
 	const users = 300
 	db := directory(t, users)
 	want(t, db, "a", "write", upTo(users)...)
-	_, by := claim(t, db, live(t, db, "a"), users, true)
+	_, by := claim(t, db, live(t, db, "a"), users)
 	up := slices.Collect(maps.Values(by))
 	slices.SortFunc(up, func(a, b state.Claimed) int { return int(a.UserID - b.UserID) })
 	down := slices.Clone(up)
@@ -309,12 +307,12 @@ func TestAWriteThatSettlesAsWhatIsNotWantedMakesItsUserDue(t *testing.T) {
 	} {
 		db := directory(t, 1)
 		want(t, db, "a", "write", 1)
-		_, by := claim(t, db, live(t, db, "a"), 1, true)
+		_, by := claim(t, db, live(t, db, "a"), 1)
 		claimed := by[1]
 		in := &state.Intent{Run: uuid.New(), UserID: 1, Fence: claimed.Fence, Action: "write", Version: claimed.Version, Source: []byte("voice"), Before: []byte(`{}`)}
 		must(t, state.Journal(t.Context(), db, "a", []*state.Intent{in}))
 		if c.wish != nil {
-			must(t, state.StoreWanted(t.Context(), db, "a", []state.Wanted{*c.wish}))
+			wish(t, db, "a", state.Wish{Urgency: state.BackfillPriority}, *c.wish)
 		}
 		exec(t, db, `UPDATE directory_users SET claim_owner = NULL, decide_due = false`)
 		open, err := state.ClaimOpen(t.Context(), db, "a", live(t, db, "a"), 1)
@@ -338,7 +336,7 @@ func TestASettledWriteIsTrimmedToItsFragment(t *testing.T) {
 		for _, by := range []string{"Settle", "CloseEntry"} {
 			db := directory(t, 1)
 			want(t, db, "a", "write", 1)
-			_, claimed := claim(t, db, live(t, db, "a"), 1, true)
+			_, claimed := claim(t, db, live(t, db, "a"), 1)
 			c := claimed[1]
 			in := &state.Intent{Run: uuid.New(), UserID: 1, Fence: c.Fence, Action: "write", Version: c.Version, Before: []byte(`{"a":1}`), BeforeFragment: []byte(`{"b":1}`), AfterFragment: []byte(`{"c":1}`)}
 			must(t, state.Journal(t.Context(), db, "a", []*state.Intent{in}))
@@ -370,11 +368,13 @@ func TestWhatIsWantedAndWhatIsThereSayWhoIsPending(t *testing.T) {
 		t.Helper()
 		return value[int64](t, db, `SELECT wanted_version FROM directory_users`)
 	}
-	wish := func(w state.Wanted) {
+	decide := func(w state.Wanted) {
 		t.Helper()
 		w.UserID = 1
 		exec(t, db, `UPDATE directory_users SET decide_due = true`)
-		must(t, state.StoreWanted(t.Context(), db, "a", []state.Wanted{w}))
+		if n := wish(t, db, "a", state.Wish{Run: uuid.New(), Urgency: state.BackfillPriority}, w); (n == 1) != (w.Action != "" && !w.There) {
+			t.Errorf("%d are pending by %+v", n, w)
+		}
 		if value[bool](t, db, `SELECT decide_due FROM directory_users`) {
 			t.Error("decided on, and still due")
 		}
@@ -388,25 +388,25 @@ func TestWhatIsWantedAndWhatIsThereSayWhoIsPending(t *testing.T) {
 		must(t, state.Settle(t.Context(), db, "a", []state.Outcome{{UserID: 1, Fence: c.Fence, Applied: true, Version: c.Version, Digest: c.WantedDigest, Source: c.WantedSource}}))
 	}
 
-	wish(state.Wanted{})
+	decide(state.Wanted{})
 	if pending() {
 		t.Error("nothing is wanted, and yet pending")
 	}
-	wish(there)
+	decide(there)
 	if pending() || value[string](t, db, `SELECT concat_ws(' ', encode(applied_digest, 'escape'), encode(applied_source, 'escape'), action) FROM directory_users`) != "one s write" {
 		t.Error("what is there already is pending, or not known as there")
 	}
-	wish(two)
+	decide(two)
 	v := version()
-	wish(two)
+	decide(two)
 	if !pending() || version() != v {
 		t.Errorf("the same wish twice: version %d, then %d", v, version())
 	}
-	_, by := claim(t, db, owner, 1, true)
+	_, by := claim(t, db, owner, 1)
 	if string(by[1].AppliedDigest) != "one" {
 		t.Errorf("claimed with %q applied", by[1].AppliedDigest)
 	}
-	wish(one) // while two is on its way
+	decide(one) // while two is on its way
 	if version() == v {
 		t.Error("another wish has the same version")
 	}
@@ -414,21 +414,22 @@ func TestWhatIsWantedAndWhatIsThereSayWhoIsPending(t *testing.T) {
 	if !pending() {
 		t.Error("the older wish was applied, and the newer is not pending")
 	}
-	_, by = claim(t, db, owner, 1, true)
+	_, by = claim(t, db, owner, 1)
 	settle(by[1])
 	if pending() || value[string](t, db, `SELECT encode(applied_digest, 'escape') FROM directory_users`) != "one" {
 		t.Error("applied, and still pending")
 	}
-	wish(one) // somebody has removed it
+	decide(one) // somebody has removed it
 	if !pending() {
 		t.Error("what is no longer there is not pending")
 	}
-	wish(state.Wanted{})
+	decide(state.Wanted{})
 	if pending() {
 		t.Error("called off, and still pending")
 	}
-	wish(state.Wanted{Action: "clear"})
-	_, by = claim(t, db, owner, 1, true)
+	decide(state.Wanted{Action: "clear"})
+	must(t, state.ReleaseRemovals(t.Context(), db, "a"))
+	_, by = claim(t, db, owner, 1)
 	settle(by[1])
 	if pending() || !value[bool](t, db, `SELECT applied_digest IS NULL FROM directory_users`) {
 		t.Error("cleared, and not known as cleared")
@@ -439,7 +440,7 @@ func TestAWrittenUserIsNoLongerHeldAsUnwritable(t *testing.T) {
 	t.Parallel()
 	db := directory(t, 2)
 	want(t, db, "a", "write", 1, 2)
-	_, by := claim(t, db, live(t, db, "a"), 10, true)
+	_, by := claim(t, db, live(t, db, "a"), 10)
 	must(t, state.StoreHolds(t.Context(), db, "a", state.HeldUser, []state.Hold{{Subject: "1", Reason: "unwritable"}, {Subject: "2", Reason: "unwritable"}}, nil))
 	must(t, state.StoreHolds(t.Context(), db, "a", state.HeldPerson, []state.Hold{{Subject: "1", Reason: "unwritable"}}, nil))
 	must(t, state.Settle(t.Context(), db, "a", []state.Outcome{{UserID: 1, Fence: by[1].Fence, Applied: true, Version: 1, Digest: []byte("wanted")}, {UserID: 2, Fence: by[2].Fence}}))
@@ -454,7 +455,7 @@ func TestUsersToDecideOn(t *testing.T) {
 	store(t, db, "a", participant("a@x", "E"), participant("b@x", "E"))
 	must(t, state.StoreDecisions(t.Context(), db, "a", []state.Decided{{Person: "email:a@x", UserID: 2, Rule: "email"}, {Person: "email:b@x", UserID: 3, Rule: "email"}}))
 	want(t, db, "a", "write", 5)
-	must(t, state.StoreWanted(t.Context(), db, "a", []state.Wanted{{UserID: 6, Action: "write", Digest: []byte("d"), Source: participant("b@x", "E").ID, There: true}}))
+	wish(t, db, "a", state.Wish{Urgency: state.BackfillPriority}, state.Wanted{UserID: 6, Action: "write", Digest: []byte("d"), Source: participant("b@x", "E").ID, There: true})
 	must(t, state.StoreHolds(t.Context(), db, "a", state.HeldUser, []state.Hold{{Subject: "5", Reason: "unwritable", Content: []byte("c")}}, nil))
 	read := func(after int64, limit int, dueOnly bool) (ids []int64, by map[int64]state.DueUser) {
 		t.Helper()
@@ -501,7 +502,7 @@ func TestSomeOfTheWrittenAreNamedNewestFirst(t *testing.T) {
 	db := directory(t, 4)
 	want(t, db, "a", "write", 1, 2, 3, 4)
 	owner := live(t, db, "a")
-	_, by := claim(t, db, owner, 10, true)
+	_, by := claim(t, db, owner, 10)
 	for _, u := range []int64{1, 2, 3} {
 		must(t, state.Settle(t.Context(), db, "a", []state.Outcome{{UserID: u, Fence: by[u].Fence, Applied: true, Version: 1, Digest: []byte("wanted")}}))
 	}
@@ -517,7 +518,7 @@ func TestAProcessSilentForADayIsForgotten(t *testing.T) {
 	old, young := live(t, db, "a"), live(t, db, "a")
 	silence(t, db, old, 24*3600+1)
 	silence(t, db, young, 23*3600)
-	must(t, state.Heartbeat(t.Context(), db, "a", young))
+	get[state.Company](t)(state.Heartbeat(t.Context(), db, "a", young))
 	if got := value[string](t, db, `SELECT string_agg(owner::text, ',') FROM workers`); got != young.String() {
 		t.Errorf("known: %s", got)
 	}

@@ -104,7 +104,7 @@ func TestUsersThatACompleteListingDidNotShowAreGoneUntilTheyShowAgain(t *testing
 	list := func(users ...state.DirectoryUser) (fresh int64) {
 		t.Helper()
 		l := get[state.Listing](t)(state.TakeListing(t.Context(), db, "a", time.Hour))
-		fresh = get[int64](t)(state.StoreDirectory(t.Context(), db, "a", l.Sweep, users))
+		fresh = get[int64](t)(state.StoreDirectory(t.Context(), db, "a", l.Sweep, users, false))
 		must(t, state.CompleteListing(t.Context(), db, "a", l))
 		return fresh
 	}
@@ -126,7 +126,7 @@ func TestUsersThatACompleteListingDidNotShowAreGoneUntilTheyShowAgain(t *testing
 	}
 	// A listing that is not believed makes nobody gone.
 	l := get[state.Listing](t)(state.TakeListing(t.Context(), db, "a", time.Hour))
-	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", l.Sweep, []state.DirectoryUser{user(1, "a@x", "")}))
+	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", l.Sweep, []state.DirectoryUser{user(1, "a@x", "")}, false))
 	moved := l
 	moved.Rows = 1
 	must(t, state.MoveListing(t.Context(), db, "a", l, moved))
@@ -153,7 +153,7 @@ func TestAUserIsStoredAsTheListShowsIt(t *testing.T) {
 		UserID: 1, Username: "Jane@X", Email: "jane@x", ExternalID: `17\"{},NULL`, OtherEmails: []string{`a,"b"@x`, `{}`, `c\d@x`, "NULL", "é@x", "'"},
 		ListedFragment: []byte{0, 255}, ListedContent: []byte("x"),
 	}
-	if n := get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 5, []state.DirectoryUser{one})); n != 1 {
+	if n := get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 5, []state.DirectoryUser{one}, false)); n != 1 {
 		t.Errorf("%d are new", n)
 	}
 	for _, other := range one.OtherEmails {
@@ -163,14 +163,14 @@ func TestAUserIsStoredAsTheListShowsIt(t *testing.T) {
 		}
 	}
 	// Asked for live, with the number of an older listing: it is known already, and stays seen by the newer one.
-	if n := get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 4, []state.DirectoryUser{{UserID: 1, Email: "new@x"}})); n != 0 {
+	if n := get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 4, []state.DirectoryUser{{UserID: 1, Email: "new@x"}}, false)); n != 0 {
 		t.Errorf("%d are new", n)
 	}
 	got := value[string](t, db, `SELECT concat_ws('|', username, email, external_id, other_emails::text, sweep, listed_fragment IS NULL) FROM directory_users`)
 	if got != "|new@x||{}|5|t" {
 		t.Errorf("stored again it is %s", got)
 	}
-	if n := get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 6, nil)); n != 0 {
+	if n := get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 6, nil, false)); n != 0 {
 		t.Errorf("of nobody %d are new", n)
 	}
 }
@@ -180,7 +180,7 @@ func TestCandidatesAreThosePresentWhoBearAKey(t *testing.T) {
 	db := fresh(t, "a", "b")
 	store := func(bridge string, users ...state.DirectoryUser) {
 		t.Helper()
-		get[int64](t)(state.StoreDirectory(t.Context(), db, bridge, 1, users))
+		get[int64](t)(state.StoreDirectory(t.Context(), db, bridge, 1, users, false))
 	}
 	claims := user(4, "d@x", "")
 	claims.OtherEmails = []string{"a@x"}
@@ -225,8 +225,8 @@ func TestDirectoryKeysAreReadInPagesEachOnce(t *testing.T) {
 		want[users[i].Email] = true
 	}
 	users = append(users, user(30, "", ""))
-	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, users))
-	get[int64](t)(state.StoreDirectory(t.Context(), db, "b", 1, []state.DirectoryUser{user(1, "other@x", "99")}))
+	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, users, false))
+	get[int64](t)(state.StoreDirectory(t.Context(), db, "b", 1, []state.DirectoryUser{user(1, "other@x", "99")}, false))
 	for key, n := range map[state.DirectoryKey]int{state.KeyEmail: 20, state.KeyExternalID: 7} {
 		seen := map[string]bool{}
 		for after := ""; ; {
@@ -253,7 +253,7 @@ func TestWhoIsGoneGivesItsPeopleBack(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a")
 	store(t, db, "a", participant("a@x", "E"), participant("b@x", "E"), participant("c@x", "E"))
-	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, []state.DirectoryUser{user(1, "a@x", ""), user(2, "c@x", "")}))
+	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, []state.DirectoryUser{user(1, "a@x", ""), user(2, "c@x", "")}, false))
 	must(t, state.StoreDecisions(t.Context(), db, "a", []state.Decided{
 		{Person: "email:a@x", UserID: 1, Rule: "email"}, {Person: "email:b@x"}, {Person: "email:c@x", UserID: 2, Rule: "email"},
 	}))

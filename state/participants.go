@@ -222,9 +222,10 @@ func ParticipantsOf(ctx context.Context, q Querier, bridge string, users []int64
 	return ps, nil
 }
 
-func orEmpty(s []string) []string {
+// orEmpty makes a slice that is nil one that Postgres does not take for unknown.
+func orEmpty[T any](s []T) []T {
 	if s == nil {
-		return []string{}
+		return []T{}
 	}
 	return s
 }

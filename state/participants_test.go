@@ -101,10 +101,10 @@ func TestReadingsDoNotMixUnlessJoined(t *testing.T) {
 	}
 	must(t, state.StageParticipants(t.Context(), db, "a", &one, nil))
 	must(t, state.JoinStaged(t.Context(), db, "a", two, &one))
-	if n := get[int64](t)(state.StoreStaged(t.Context(), db, "a", one, uuid.New(), false)); n != 2 {
+	if n := get[int64](t)(state.StoreStaged(t.Context(), db, "a", one, state.Bringing{By: uuid.New()})); n != 2 {
 		t.Errorf("%d rows were stored", n)
 	}
-	if _, err := state.StoreStaged(t.Context(), db, "a", one, uuid.New(), false); !errors.Is(err, state.ErrStagedLost) {
+	if _, err := state.StoreStaged(t.Context(), db, "a", one, state.Bringing{By: uuid.New()}); !errors.Is(err, state.ErrStagedLost) {
 		t.Errorf("stored twice: %v", err)
 	}
 	if got := value[string](t, db, `SELECT string_agg(email, ',' ORDER BY email) FROM staged_participants`); got != "c@x" {
@@ -131,7 +131,7 @@ func TestParticipantsAndCursorCommitTogether(t *testing.T) {
 	was := get[state.Cursor](t)(state.StartCursor(t.Context(), db, "a", state.Cursor{Stream: "walk", Since: second(0), Until: second(0)}))
 	must(t, state.MoveCursor(t.Context(), db, "a", was, second(5), nil)) // another process has been there
 	err := state.InTx(t.Context(), db, func(tx pgx.Tx) error {
-		if n := get[int64](t)(state.StoreStaged(t.Context(), tx, "a", reading, uuid.New(), false)); n != 1 {
+		if n := get[int64](t)(state.StoreStaged(t.Context(), tx, "a", reading, state.Bringing{By: uuid.New()})); n != 1 {
 			t.Errorf("%d rows", n)
 		}
 		return state.MoveCursor(t.Context(), tx, "a", was, second(9), nil)
@@ -230,7 +230,7 @@ func TestDecisionsMoveLinksAndMarkWhomTheyConcern(t *testing.T) {
 	for i := int64(1); i <= 9; i++ {
 		users = append(users, user(i, "", ""))
 	}
-	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, users))
+	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, users, false))
 	store(t, db, "a", participant("stays@x", "E"), participant("moves@x", "E"), participant("lost@x", "E"), participant("hand@x", "E"), participant("new@x", "E"), participant("changed@x", "E"), participant("nobody@x", "E"))
 	must(t, state.StoreDecisions(t.Context(), db, "a", []state.Decided{
 		{Person: "email:stays@x", UserID: 1, Rule: "email"}, {Person: "email:moves@x", UserID: 2, Rule: "email"}, {Person: "email:lost@x", UserID: 3, Rule: "externalId"}, {Person: "email:changed@x", UserID: 7, Rule: "email"},
@@ -268,7 +268,7 @@ func TestDecisionsMoveLinksAndMarkWhomTheyConcern(t *testing.T) {
 func TestLinksAndHoldsOfEventsThatNoLongerCountAreDropped(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a")
-	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, []state.DirectoryUser{user(1, "", ""), user(2, "", ""), user(3, "", "")}))
+	get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, []state.DirectoryUser{user(1, "", ""), user(2, "", ""), user(3, "", "")}, false))
 	store(t, db, "a", participant("in@x", "E"), participant("in@x", "F"), participant("out@x", "F"), participant("hand@x", "F"))
 	must(t, state.StoreDecisions(t.Context(), db, "a", []state.Decided{{Person: "email:in@x", UserID: 1, Rule: "email"}, {Person: "email:out@x", UserID: 2, Rule: "email"}}))
 	exec(t, db, `INSERT INTO links (bridge, person, user_id, rule) VALUES ('a', 'email:hand@x', 3, 'hand')`)
@@ -333,18 +333,20 @@ func TestTenThousandRowsGoInOneStatement(t *testing.T) {
 	if got := store(t, db, "a", ps...); got != n {
 		t.Errorf("%d participants were stored", got)
 	}
-	if got := get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, us)); got != n {
+	if got := get[int64](t)(state.StoreDirectory(t.Context(), db, "a", 1, us, false)); got != n {
 		t.Errorf("%d users were stored", got)
 	}
 	must(t, state.StoreDecisions(t.Context(), db, "a", ds))
-	must(t, state.StoreWanted(t.Context(), db, "a", ws))
+	if got := wish(t, db, "a", state.Wish{Run: uuid.New(), Urgency: state.BackfillPriority}, ws...); got != n {
+		t.Errorf("%d are pending", got)
+	}
 	must(t, state.StoreHolds(t.Context(), db, "a", state.HeldUser, hs, nil))
 	if got := len(get[[]state.LinkedParticipant](t)(state.ParticipantsOf(t.Context(), db, "a", ids))); got != n {
 		t.Errorf("%d are linked", got)
 	}
 	run := uuid.New()
 	owner := live(t, db, "a")
-	claimed := get[[]state.Claimed](t)(state.Claim(t.Context(), db, "a", owner, n, true))
+	claimed := get[[]state.Claimed](t)(state.Claim(t.Context(), db, "a", state.BackfillPriority, owner, n))
 	if len(claimed) != n {
 		t.Fatalf("%d were claimed", len(claimed))
 	}

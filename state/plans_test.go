@@ -112,11 +112,11 @@ func TestBatchesUseIndexesAmongManyUsers(t *testing.T) {
 			return err
 		},
 		"Claim": func(ctx context.Context, q state.Querier) error {
-			_, err := state.Claim(ctx, q, "a", owner, 100, true)
+			_, err := state.Claim(ctx, q, "a", state.BackfillPriority, owner, 100)
 			return err
 		},
-		"PendingUsers": func(ctx context.Context, q state.Querier) error {
-			_, err := state.PendingUsers(ctx, q, "a", 20_000, 100)
+		"PlannedUsers": func(ctx context.Context, q state.Querier) error {
+			_, err := state.PlannedUsers(ctx, q, "a", 20_000, 100)
 			return err
 		},
 		"MarkGone": func(ctx context.Context, q state.Querier) error { return state.MarkGone(ctx, q, "a", 7) },
@@ -124,7 +124,8 @@ func TestBatchesUseIndexesAmongManyUsers(t *testing.T) {
 			return state.StoreDecisions(ctx, q, "a", []state.Decided{{Person: "email:u9@x", UserID: 9, Rule: "email", WasUser: 8}})
 		},
 		"StoreWanted": func(ctx context.Context, q state.Querier) error {
-			return state.StoreWanted(ctx, q, "a", []state.Wanted{{UserID: 9, Action: "write", Digest: []byte("x")}})
+			_, err := state.StoreWanted(ctx, q, "a", state.Wish{Urgency: state.BackfillPriority}, []state.Wanted{{UserID: 9, Action: "write", Digest: []byte("x")}})
+			return err
 		},
 		"Fail": func(ctx context.Context, q state.Querier) error {
 			return state.Fail(ctx, q, "a", []state.Failure{{UserID: 9, Fence: 9}})
@@ -173,11 +174,11 @@ func BenchmarkStoreAThousand(b *testing.B) {
 			ps, _, _, _ := batchOf(i, 1000)
 			reading := reading()
 			must(b, state.StageParticipants(b.Context(), db, "a", &reading, ps))
-			get[int64](b)(state.StoreStaged(b.Context(), db, "a", reading, uuid.New(), false))
+			get[int64](b)(state.StoreStaged(b.Context(), db, "a", reading, state.Bringing{By: uuid.New()}))
 		},
 		"directory": func(b *testing.B, db *pgxpool.Pool, i int) {
 			_, us, _, _ := batchOf(i, 1000)
-			get[int64](b)(state.StoreDirectory(b.Context(), db, "a", 1, us))
+			get[int64](b)(state.StoreDirectory(b.Context(), db, "a", 1, us, false))
 		},
 		"decisions": func(b *testing.B, db *pgxpool.Pool, i int) {
 			_, _, ds, _ := batchOf(i, 1000)
@@ -185,14 +186,14 @@ func BenchmarkStoreAThousand(b *testing.B) {
 		},
 		"wanted": func(b *testing.B, db *pgxpool.Pool, i int) {
 			_, _, _, ws := batchOf(i%10, 1000)
-			must(b, state.StoreWanted(b.Context(), db, "a", ws))
+			wish(b, db, "a", state.Wish{Run: uuid.New(), Urgency: state.BackfillPriority}, ws...)
 		},
 	} {
 		b.Run(name, func(b *testing.B) {
 			db := fresh(b, "a")
 			for i := range 10 {
 				_, us, _, _ := batchOf(i, 1000)
-				get[int64](b)(state.StoreDirectory(b.Context(), db, "a", 1, us))
+				get[int64](b)(state.StoreDirectory(b.Context(), db, "a", 1, us, false))
 			}
 			i := 0
 			for b.Loop() {

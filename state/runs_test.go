@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,56 +16,64 @@ import (
 	"namebridge/state"
 )
 
-func take(t testing.TB, db *pgxpool.Pool, kind state.Kind, since *time.Time, owner uuid.UUID, resume bool) (run state.Run, err error) {
+// begin starts a run of bridge a, or joins the one that is running.
+func begin(t testing.TB, db *pgxpool.Pool, n state.NewRun) (run state.Run, started bool) {
 	t.Helper()
-	err = state.InTx(t.Context(), db, func(tx pgx.Tx) (err error) {
-		run, err = state.TakeRun(t.Context(), tx, "a", kind, since, owner, resume)
+	must(t, state.InTx(t.Context(), db, func(tx pgx.Tx) (err error) {
+		run, started, err = state.StartRun(t.Context(), tx, "a", n)
 		return err
-	})
-	return run, err
+	}))
+	return run, started
 }
 
-func TestARunBelongsToOneLiveProcess(t *testing.T) {
+// ended starts a run of bridge a and ends it.
+func ended(t testing.TB, db *pgxpool.Pool, kind state.Kind, status state.RunStatus) state.Run {
+	t.Helper()
+	run, started := begin(t, db, state.NewRun{Kind: kind, Phase: "first"})
+	if !started {
+		t.Fatalf("a %s is running already", kind)
+	}
+	must(t, state.EndRun(t.Context(), db, "a", run.Run, status, nil, ""))
+	return get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
+}
+
+func TestARunIsStartedOnceAndJoinedByWhoeverComes(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a")
-	first, second := live(t, db, "a"), live(t, db, "a")
+	owner := live(t, db, "a")
 	since := time.Date(2024, 1, 1, 0, 0, 0, 0, time.FixedZone("", 3600))
-	run := get[state.Run](t)(take(t, db, state.Backfill, &since, first, true))
-	if run.Kind != state.Backfill || run.Status != state.Running || !run.Since.Equal(since) || *run.Owner != first || !run.Live || run.EndedAt != nil {
-		t.Errorf("begun as %+v", run)
+	backfill := state.NewRun{Kind: state.Backfill, Since: &since, Phase: "first", Priority: state.BackfillPriority, Hosted: &owner}
+	run, started := begin(t, db, backfill)
+	if !started || run.Kind != state.Backfill || run.Status != state.Running || !run.Since.Equal(since) || *run.Hosted != owner || run.Phase != "first" ||
+		run.Place != nil || run.Priority != state.BackfillPriority || !run.Live || run.EndedAt != nil || run.ResumedAt != nil {
+		t.Errorf("started %t as %+v", started, run)
 	}
+	other := uuid.New()
 	for _, resume := range []bool{true, false} {
-		if other, err := take(t, db, state.Backfill, &since, second, resume); !errors.Is(err, state.ErrStale) || other.Run != run.Run {
-			t.Errorf("taken from a live process: %v", err)
+		joining := state.NewRun{Kind: state.Backfill, Since: &since, Phase: "other", Priority: state.OnDemand, Hosted: &other, Resume: resume}
+		joined, started := begin(t, db, joining)
+		if diff := cmp.Diff(run, joined); started || diff != "" {
+			t.Errorf("joined, it was started %t: %s", started, diff)
 		}
 	}
-	if other := get[state.Run](t)(take(t, db, state.Collect, nil, second, true)); other.Run == run.Run {
-		t.Error("another kind is the same run")
+	for name, n := range map[string]state.NewRun{"another kind": {Kind: state.Plan, Since: &since}, "of everything": {Kind: state.Backfill}} {
+		if another, started := begin(t, db, n); !started || another.Run == run.Run {
+			t.Errorf("%s is the same run", name)
+		}
 	}
-	silence(t, db, first, state.Lease+1)
+	silence(t, db, owner, state.Lease+1)
 	if r := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run)); r.Live || r.Status != state.Running {
-		t.Errorf("interrupted, it is %+v", r)
+		t.Errorf("when nobody serves the bridge it is %+v", r)
 	}
-	if again := get[state.Run](t)(take(t, db, state.Backfill, &since, second, true)); again.Run != run.Run || *again.Owner != second {
-		t.Errorf("interrupted, it goes on as %+v", again)
-	}
-	must(t, state.ReleaseRun(t.Context(), db, "a", run.Run, second))
-	must(t, state.Heartbeat(t.Context(), db, "a", first))
-	if again := get[state.Run](t)(take(t, db, state.Backfill, &since, first, true)); again.Run != run.Run {
-		t.Errorf("given back, it goes on as %+v", again)
-	}
-	if err := state.EndRun(t.Context(), db, "a", run.Run, second, state.Done, nil, ""); !errors.Is(err, state.ErrStale) {
-		t.Errorf("ended by a process that it was taken from: %v", err)
-	}
-	must(t, state.EndRun(t.Context(), db, "a", run.Run, first, state.Done, map[string]int{"written": 3}, "text\x00"))
+	must(t, state.EndRun(t.Context(), db, "a", run.Run, state.Done, map[string]int{"written": 3}, "text\x00"))
 	ended := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
-	if ended.Status != state.Done || ended.EndedAt == nil || ended.Live || ended.Owner != nil || string(ended.Counts) != `{"written": 3}` || *ended.Error != "text\ufffd" {
+	if ended.Status != state.Done || ended.EndedAt == nil || ended.Live || ended.Hosted != nil || string(ended.Counts) != `{"written": 3}` || *ended.Error != "text\ufffd" {
 		t.Errorf("ended as %+v", ended)
 	}
-	if next := get[state.Run](t)(take(t, db, state.Backfill, &since, first, true)); next.Run == run.Run {
+	if next, started := begin(t, db, backfill); !started || next.Run == run.Run {
 		t.Error("a run that is done goes on")
 	}
-	if err := state.EndRun(t.Context(), db, "a", uuid.New(), first, state.Done, nil, ""); !errors.Is(err, state.ErrStale) {
+	if err := state.EndRun(t.Context(), db, "a", uuid.New(), state.Done, nil, ""); !errors.Is(err, state.ErrStale) {
 		t.Errorf("ended what is not there: %v", err)
 	}
 	if _, err := state.GetRun(t.Context(), db, "a", uuid.New()); !errors.Is(err, state.ErrNotFound) {
@@ -74,38 +81,36 @@ func TestARunBelongsToOneLiveProcess(t *testing.T) {
 	}
 }
 
-func TestOfProcessesThatStartAtOnceOneHasTheRun(t *testing.T) {
+func TestProcessesThatStartAtOnceStartOneRun(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a")
-	var taken atomic.Int32
+	var mu sync.Mutex
+	runs := map[uuid.UUID]int{}
+	first := 0
 	var all sync.WaitGroup
 	for range 8 {
-		owner := live(t, db, "a")
 		all.Go(func() {
-			_, err := take(t, db, state.Sweep, nil, owner, true)
-			switch {
-			case err == nil:
-				taken.Add(1)
-			case !errors.Is(err, state.ErrStale):
-				t.Error(err)
+			run, started := begin(t, db, state.NewRun{Kind: state.Sweep, Phase: "list"})
+			mu.Lock()
+			defer mu.Unlock()
+			runs[run.Run]++
+			if started {
+				first++
 			}
 		})
 	}
 	all.Wait()
-	if n := value[int](t, db, `SELECT count(*) FROM runs`); taken.Load() != 1 || n != 1 {
-		t.Errorf("%d have it, there are %d runs", taken.Load(), n)
+	if n := value[int](t, db, `SELECT count(*) FROM runs`); first != 1 || len(runs) != 1 || n != 1 {
+		t.Errorf("%d have started one, %d are joined, there are %d", first, len(runs), n)
 	}
 }
 
 func TestTheLastRunOfEachKindIsTold(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a")
-	owner := live(t, db, "a")
 	var last []uuid.UUID
 	for _, kind := range []state.Kind{state.Collect, state.Sweep, state.Collect} {
-		run := get[state.Run](t)(take(t, db, kind, nil, owner, false))
-		must(t, state.EndRun(t.Context(), db, "a", run.Run, owner, state.Quarantined, nil, ""))
-		last = append(last, run.Run)
+		last = append(last, ended(t, db, kind, state.Quarantined).Run)
 	}
 	var got []uuid.UUID
 	for _, r := range get[[]state.Run](t)(state.LastRuns(t.Context(), db, "a")) {
@@ -119,11 +124,10 @@ func TestTheLastRunOfEachKindIsTold(t *testing.T) {
 func TestARunIsQuarantinedWhileWhatItStagedIsPending(t *testing.T) {
 	t.Parallel()
 	db := directory(t, 2)
-	owner := live(t, db, "a")
 	want(t, db, "a", "clear", 1)
-	run := get[state.Run](t)(take(t, db, state.Sweep, nil, owner, false))
-	must(t, state.StageClears(t.Context(), db, "a", run.Run))
-	must(t, state.EndRun(t.Context(), db, "a", run.Run, owner, state.Quarantined, nil, ""))
+	run, _ := begin(t, db, state.NewRun{Kind: state.Sweep})
+	get[int](t)(state.StageRemovals(t.Context(), db, "a", run.Run))
+	must(t, state.EndRun(t.Context(), db, "a", run.Run, state.Quarantined, nil, ""))
 	quarantined := func() []string {
 		return get[state.Totals](t)(state.CountTotals(t.Context(), db, "a")).Quarantined
 	}
@@ -138,20 +142,17 @@ func TestARunIsQuarantinedWhileWhatItStagedIsPending(t *testing.T) {
 
 func TestAPlanIsKeptWithItsRun(t *testing.T) {
 	t.Parallel()
-	db := directory(t, 4)
-	run := get[state.Run](t)(take(t, db, state.Plan, nil, live(t, db, "a"), false))
-	steps := []state.PlanStep{{UserID: 1, Action: "write", Wanted: json.RawMessage(`{"a":"é\\ \" <"}`), Digest: []byte{0}}, {UserID: 2, Action: "clear"}}
+	db := fresh(t, "a")
+	run, _ := begin(t, db, state.NewRun{Kind: state.Plan})
+	steps := []state.PlanStep{{UserID: 1, Action: "write", Wanted: json.RawMessage(`{"a":"é\\ \" <"}`), Digest: []byte{0}, Version: 7}, {UserID: 2, Action: "clear", Version: 1}}
 	for range 2 {
 		must(t, state.StorePlanSteps(t.Context(), db, "a", run.Run, steps))
 	}
-	want(t, db, "a", "clear", 2, 3, 4)
-	want(t, db, "a", "write", 1)
-	must(t, state.MarkGone(t.Context(), db, "a", 4))
-	for range 2 {
-		must(t, state.StageClears(t.Context(), db, "a", run.Run))
-	}
-	if got := value[string](t, db, `SELECT string_agg(concat_ws('|', user_id, action, wanted->>'a', encode(digest, 'hex')), ';' ORDER BY user_id) FROM plan_steps`); got != `1|write|é\ " <|00;2|clear;3|clear` {
+	if got := value[string](t, db, `SELECT string_agg(concat_ws('|', user_id, action, wanted->>'a', encode(digest, 'hex'), version), ';' ORDER BY user_id) FROM plan_steps`); got != `1|write|é\ " <|00|7;2|clear|1` {
 		t.Errorf("kept: %s", got)
+	}
+	if written, cleared, err := state.CountPlanned(t.Context(), db, "a", run.Run); written != 1 || cleared != 1 || err != nil {
+		t.Errorf("%d would be written, %d cleared, %v", written, cleared, err)
 	}
 	if err := state.StorePlanSteps(t.Context(), db, "a", uuid.New(), steps); err == nil {
 		t.Error("a plan without a run was kept")
@@ -166,7 +167,7 @@ func TestTotalsCountWhoIsPresent(t *testing.T) {
 	exec(t, db, `INSERT INTO links (bridge, person, user_id, rule) VALUES ('a', 'email:c@x', 6, 'hand'), ('a', 'email:d@x', 2, 'email')`)
 	want(t, db, "a", "write", 1, 2, 3, 6)
 	must(t, state.MarkGone(t.Context(), db, "a", 6))
-	_, by := claim(t, db, live(t, db, "a"), 10, true)
+	_, by := claim(t, db, live(t, db, "a"), 10)
 	run := uuid.New()
 	var intents []*state.Intent
 	for _, u := range []int64{1, 2} {

@@ -76,7 +76,7 @@ func RescueJobs(ctx context.Context, q Querier, bridge string, owner uuid.UUID, 
 		WHERE state = 'running' AND split_part(queue, '_', 1) = $1 AND CASE WHEN attempted_by[array_upper(attempted_by, 1)] = $2::uuid::text
 			THEN id <> ALL($3) AND attempted_at < now() - interval '10 seconds'
 			ELSE NOT EXISTS (SELECT 1 FROM workers w
-				WHERE w.bridge = $1 AND w.owner::text = attempted_by[array_upper(attempted_by, 1)] AND `+fresh+strconv.Itoa(Lease)+`)) END`, bridge, owner, running)
+				WHERE w.bridge = $1 AND w.owner::text = attempted_by[array_upper(attempted_by, 1)] AND `+fresh+strconv.Itoa(Lease)+`)) END`, bridge, owner, orEmpty(running))
 	if err != nil {
 		return 0, fmt.Errorf("rescue jobs: %w", err)
 	}
