@@ -322,7 +322,10 @@ CREATE TABLE workers (
     owner uuid NOT NULL,
     host text NOT NULL,
     heartbeat_at timestamp with time zone NOT NULL,
+    since timestamp with time zone DEFAULT now() NOT NULL,
+    serves boolean DEFAULT false NOT NULL,
     PRIMARY KEY (bridge, owner),
     FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
 );
 COMMENT ON TABLE workers IS 'Live processes. A claim whose owner has no fresh heartbeat may be taken over.';
+COMMENT ON COLUMN workers.serves IS 'It is a daemon; else a one-shot command, which starts nothing that is due.';

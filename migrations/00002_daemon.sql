@@ -18,6 +18,11 @@ CREATE TABLE schedules (
 );
 COMMENT ON TABLE schedules IS 'When the next run of each kind is due. Whoever moves due_at on starts the run, in the same transaction.';
 
+ALTER TABLE workers
+    ADD COLUMN since  timestamptz NOT NULL DEFAULT now(),
+    ADD COLUMN serves boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN workers.serves IS 'It is a daemon; else a one-shot command, which starts nothing that is due.';
+
 ALTER TABLE runs
     DROP COLUMN owner,
     ADD COLUMN resumed_at         timestamptz,
@@ -56,10 +61,11 @@ ALTER TABLE directory_users
     ADD COLUMN released_version bigint NOT NULL DEFAULT 0,
     ADD COLUMN asked_at         timestamptz,
     ADD COLUMN audit_at         timestamptz;
-DROP INDEX directory_users_pending;
-CREATE INDEX directory_users_pending ON directory_users (bridge, urgency, user_id) WHERE wanted_version > applied_version;
+CREATE INDEX directory_users_ready ON directory_users (bridge, urgency, user_id)
+    WHERE wanted_version > applied_version AND gone_at IS NULL AND (NOT removes OR released_version = wanted_version);
+CREATE INDEX directory_users_gone ON directory_users (bridge, gone_at) WHERE gone_at IS NOT NULL;
 CREATE INDEX directory_users_unasked ON directory_users (bridge, user_id) WHERE asked_at IS NULL AND gone_at IS NULL;
-CREATE INDEX directory_users_audit ON directory_users (bridge, audit_at) WHERE audit_at IS NOT NULL;
+CREATE INDEX directory_users_audit ON directory_users (bridge, audit_at) WHERE applied_digest IS NOT NULL AND gone_at IS NULL;
 COMMENT ON COLUMN directory_users.urgency IS 'The priority of the run that wants it: 1 on demand, 2 collect, 3 sweep and census, 4 backfill and plan.';
 COMMENT ON COLUMN directory_users.wanted_run IS 'The run that made it pending.';
 COMMENT ON COLUMN directory_users.wanted_window IS 'The end of the window that brought the change, on NameCoach''s clock; null: no window did.';
@@ -73,6 +79,8 @@ ALTER TABLE holds
     ADD COLUMN ignored_reason text;
 COMMENT ON COLUMN holds.ignored_at IS 'A person has decided that nothing is to be done about it: it stays held and is not counted.';
 
+CREATE INDEX journal_settled ON journal (bridge, settled_at) WHERE settled_at IS NOT NULL;
+
 ALTER TABLE plan_steps ADD COLUMN version bigint NOT NULL DEFAULT 0;
 COMMENT ON COLUMN plan_steps.version IS 'The wanted_version that was planned or staged: what was wanted since is another thing.';
 
@@ -80,13 +88,14 @@ COMMENT ON COLUMN plan_steps.version IS 'The wanted_version that was planned or 
 
 ALTER TABLE plan_steps DROP COLUMN version;
 ALTER TABLE holds DROP COLUMN ignored_at, DROP COLUMN ignored_reason;
-DROP INDEX directory_users_pending;
+DROP INDEX journal_settled;
+DROP INDEX directory_users_gone;
 ALTER TABLE directory_users DROP COLUMN urgency, DROP COLUMN wanted_run, DROP COLUMN wanted_window, DROP COLUMN removes,
     DROP COLUMN released_version, DROP COLUMN asked_at, DROP COLUMN audit_at;
-CREATE INDEX directory_users_pending ON directory_users (bridge, user_id) WHERE wanted_version > applied_version;
 ALTER TABLE participants DROP COLUMN found_at, DROP COLUMN absences, DROP COLUMN asked_run;
 DROP INDEX runs_running;
 ALTER TABLE runs DROP COLUMN phase, DROP COLUMN place, DROP COLUMN progress, DROP COLUMN priority, DROP COLUMN hosted, DROP COLUMN requests_namecoach,
     DROP COLUMN requests_bln, DROP COLUMN approved_at, DROP COLUMN approved_reason, DROP COLUMN resumed_at, ADD COLUMN owner uuid;
+ALTER TABLE workers DROP COLUMN since, DROP COLUMN serves;
 DROP TABLE schedules;
 ALTER TABLE bridges DROP COLUMN collected_at, DROP COLUMN widened, DROP COLUMN widened_at, DROP COLUMN late_found;

@@ -123,13 +123,16 @@ func Halt(ctx context.Context, q Querier, bridge, reason string, run uuid.UUID) 
 	return nil
 }
 
-// Resume lifts a halt. The halt and why it was lifted are kept. ErrNotFound: the bridge is not halted.
+// Resume lifts a halt, and makes due at once what goes on with the work. The halt and why it was lifted are kept.
+// ErrNotFound: the bridge is not halted.
 func Resume(ctx context.Context, q Querier, bridge, reason string) error {
 	tag, err := q.Exec(ctx, `WITH lifted AS (
 			SELECT bridge, halted_at, halt_reason, halt_run FROM bridges WHERE bridge = $1 AND halted_at IS NOT NULL FOR UPDATE),
 		kept AS (INSERT INTO halts (bridge, halted_at, reason, run, resumed_reason)
-			SELECT bridge, halted_at, halt_reason, halt_run, $2 FROM lifted)
-		UPDATE bridges SET halted_at = NULL, halt_reason = NULL, halt_run = NULL FROM lifted WHERE bridges.bridge = lifted.bridge`, bridge, forPeople(reason))
+			SELECT bridge, halted_at, halt_reason, halt_run, $2 FROM lifted),
+		soon AS (UPDATE schedules SET due_at = now() FROM lifted WHERE schedules.bridge = lifted.bridge AND kind = $3)
+		UPDATE bridges SET halted_at = NULL, halt_reason = NULL, halt_run = NULL FROM lifted WHERE bridges.bridge = lifted.bridge`,
+		bridge, forPeople(reason), Housekeeping)
 	if err != nil {
 		return fmt.Errorf("resume bridge %s: %w", bridge, err)
 	}

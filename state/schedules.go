@@ -6,6 +6,9 @@ import (
 	"time"
 )
 
+// Housekeeping is what is scheduled and no run: a daemon looks for what was left behind.
+const Housekeeping Kind = "housekeeping"
+
 // Schedule is when the next run of a kind is due.
 type Schedule struct {
 	Kind       Kind

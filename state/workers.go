@@ -50,16 +50,25 @@ func Leave(ctx context.Context, q Querier, bridge string, owner uuid.UUID) error
 	return nil
 }
 
-// Replica is a process that serves a bridge.
+// NoteServing says that the process owner is a daemon: it starts what is due.
+func NoteServing(ctx context.Context, q Querier, bridge string, owner uuid.UUID) error {
+	tag, err := q.Exec(ctx, `UPDATE workers SET serves = true WHERE bridge = $1 AND owner = $2`, bridge, owner)
+	return exactlyOne(tag, err, "note that %s serves bridge %s", owner, bridge)
+}
+
+// Replica is a process that takes part in the work on a bridge.
 type Replica struct {
 	Owner       uuid.UUID
 	Host        string
+	Since       time.Time
 	HeartbeatAt time.Time
+	Serves      bool // a daemon; else a one-shot command
 }
 
 // Replicas gives the live processes of a bridge.
 func Replicas(ctx context.Context, q Querier, bridge string) ([]Replica, error) {
-	rs, err := collect[Replica](q.Query(ctx, `SELECT owner, host, heartbeat_at FROM workers w WHERE bridge = $1 AND `+fresh+strconv.Itoa(Lease)+`) ORDER BY host, owner`, bridge))
+	rs, err := collect[Replica](q.Query(ctx, `SELECT owner, host, since, heartbeat_at, serves FROM workers w
+		WHERE bridge = $1 AND `+fresh+strconv.Itoa(Lease)+`) ORDER BY serves DESC, since, owner`, bridge))
 	if err != nil {
 		return nil, fmt.Errorf("read the processes of bridge %s: %w", bridge, err)
 	}

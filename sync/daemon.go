@@ -74,7 +74,7 @@ func (d *Daemon) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := w.noteSchedules(start); err != nil {
+	if err := errors.Join(state.NoteServing(start, w.db, w.b.Name, w.owner), w.noteSchedules(start)); err != nil {
 		return errors.Join(err, w.stop(ctx))
 	}
 	d.set(w, nil)

@@ -18,14 +18,11 @@ type Schedule struct {
 	Times      cron.Schedule
 }
 
-// house is the schedule of housekeeping, which is no run.
-const house state.Kind = "housekeeping"
-
 var everyMinute = Schedule{Expression: "@every 1m", Times: cron.Every(time.Minute)}
 
 // scheduled are the kinds of a bridge that the daemon starts by itself.
 func (b *Bridge) scheduled() map[state.Kind]Schedule {
-	all := map[state.Kind]Schedule{house: everyMinute}
+	all := map[state.Kind]Schedule{state.Housekeeping: everyMinute}
 	for kind, s := range b.Settings.Schedules {
 		all[kind] = s
 	}
@@ -103,7 +100,7 @@ const haltedAgain = 15 * time.Second
 
 // start queues what is due, unless the bridge is halted.
 func (w *worker) start(ctx context.Context, tx pgx.Tx, kind state.Kind) (halted bool, err error) {
-	if kind == house {
+	if kind == state.Housekeeping {
 		_, err := w.queue.InsertTx(ctx, tx, housekeeping{w.b.Name}, &river.InsertOpts{Queue: stepQueue(w.b.Name), Priority: 4, UniqueOpts: unique, MaxAttempts: 1})
 		return false, err
 	}
