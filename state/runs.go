@@ -268,12 +268,12 @@ const unjudged = `NOT EXISTS (SELECT 1 FROM plan_steps s JOIN runs r USING (brid
 	WHERE s.bridge = $1 AND s.user_id = d.user_id AND s.version = d.wanted_version AND r.status IN ('quarantined', 'running'))`
 
 // AnyUnjudged says whether there are removals that the guard has not judged yet.
-func AnyUnjudged(ctx context.Context, q Querier, bridge string) (any bool, err error) {
-	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM directory_users d WHERE d.bridge = $1 AND d.urgency < $2 AND `+waiting+` AND `+unjudged+`)`, bridge, Planned).Scan(&any)
+func AnyUnjudged(ctx context.Context, q Querier, bridge string) (there bool, err error) {
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM directory_users d WHERE d.bridge = $1 AND d.urgency < $2 AND `+waiting+` AND `+unjudged+`)`, bridge, Planned).Scan(&there)
 	if err != nil {
 		return false, fmt.Errorf("look for removals: %w", err)
 	}
-	return any, nil
+	return there, nil
 }
 
 // StageRemovals keeps the pending removals as steps of a run that waits for a person, unless a run that waits

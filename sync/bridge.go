@@ -51,8 +51,7 @@ type Progress struct {
 	Done, Total int
 }
 
-// Errors that end a run and that callers tell apart.
-// ErrHalted: a foreign key was damaged; no write is made until a person resumes.
+// ErrHalted ends a run: a foreign key was damaged; no write is made until a person resumes.
 var ErrHalted = errors.New("halted")
 
 // HaltedError says since when and why a bridge writes nothing.

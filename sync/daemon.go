@@ -43,7 +43,7 @@ const (
 func (d *Daemon) Serve(ctx context.Context) error {
 	delays := backoff.NewExponentialBackOff()
 	delays.InitialInterval, delays.MaxInterval = restartFirst, restartMost
-	for {
+	for ctx.Err() == nil {
 		began := time.Now()
 		err := d.session(ctx)
 		if ctx.Err() != nil {
@@ -54,10 +54,9 @@ func (d *Daemon) Serve(ctx context.Context) error {
 		}
 		d.set(nil, err)
 		d.bridge.Log.Error("took no part in the work for a moment", "bridge", d.bridge.Name, "problem", err)
-		if pause(ctx, delays.NextBackOff()) != nil {
-			return nil
-		}
+		_ = pause(ctx, delays.NextBackOff()) // the loop looks whether it was cut short
 	}
+	return nil
 }
 
 func (d *Daemon) set(w *worker, problem error) {

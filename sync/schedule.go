@@ -3,6 +3,7 @@ package sync
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,9 +24,7 @@ var everyMinute = Schedule{Expression: "@every 1m", Times: cron.Every(time.Minut
 // scheduled are the kinds of a bridge that the daemon starts by itself.
 func (b *Bridge) scheduled() map[state.Kind]Schedule {
 	all := map[state.Kind]Schedule{state.Housekeeping: everyMinute}
-	for kind, s := range b.Settings.Schedules {
-		all[kind] = s
-	}
+	maps.Copy(all, b.Settings.Schedules)
 	return all
 }
 

@@ -55,23 +55,41 @@ type leg struct {
 // routes are the phases of each kind of run, in their order.
 var routes = map[state.Kind][]leg{
 	state.Collect: {
-		{PhaseCollect, (*run).collectNext}, {PhaseAsk, (*run).ask},
-		{PhaseLink, (*run).linkNext}, {PhaseDecide, (*run).decideNext}, {PhaseWrite, (*run).awaitWrites},
+		{PhaseCollect, (*run).collectNext},
+		{PhaseAsk, (*run).ask},
+		{PhaseLink, (*run).linkNext},
+		{PhaseDecide, (*run).decideNext},
+		{PhaseWrite, (*run).awaitWrites},
 	},
 	state.Sweep: {
-		{PhaseAccess, (*run).checkAccess}, {PhaseList, (*run).listNext}, {PhaseSearch, (*run).searchNext}, {PhaseAudit, (*run).auditNext},
-		{PhaseLink, (*run).linkNext}, {PhaseDecide, (*run).decideNext}, {PhaseWrite, (*run).awaitWrites},
+		{PhaseAccess, (*run).checkAccess},
+		{PhaseList, (*run).listNext},
+		{PhaseSearch, (*run).searchNext},
+		{PhaseAudit, (*run).auditNext},
+		{PhaseLink, (*run).linkNext},
+		{PhaseDecide, (*run).decideNext},
+		{PhaseWrite, (*run).awaitWrites},
 	},
 	state.Census: {
 		{PhaseCensus, (*run).countNext}, {PhaseLink, (*run).linkNext}, {PhaseDecide, (*run).decideNext}, {PhaseWrite, (*run).awaitWrites},
 	},
 	state.Backfill: {
-		{PhaseAccess, (*run).checkAccess}, {PhaseCollect, (*run).collectNext}, {PhaseTail, (*run).tail}, {PhaseList, (*run).listNext},
-		{PhaseLink, (*run).linkNext}, {PhaseDecide, (*run).decideNext}, {PhaseWrite, (*run).awaitWrites},
+		{PhaseAccess, (*run).checkAccess},
+		{PhaseCollect, (*run).collectNext},
+		{PhaseTail, (*run).tail},
+		{PhaseList, (*run).listNext},
+		{PhaseLink, (*run).linkNext},
+		{PhaseDecide, (*run).decideNext},
+		{PhaseWrite, (*run).awaitWrites},
 	},
 	state.Plan: {
-		{PhaseAccess, (*run).checkAccess}, {PhaseCollect, (*run).collectNext}, {PhaseTail, (*run).tail}, {PhaseList, (*run).listNext},
-		{PhaseLink, (*run).linkNext}, {PhaseDecide, (*run).decideNext}, {PhaseRead, (*run).foreseeNext},
+		{PhaseAccess, (*run).checkAccess},
+		{PhaseCollect, (*run).collectNext},
+		{PhaseTail, (*run).tail},
+		{PhaseList, (*run).listNext},
+		{PhaseLink, (*run).linkNext},
+		{PhaseDecide, (*run).decideNext},
+		{PhaseRead, (*run).foreseeNext},
 		{PhaseWrite, (*run).awaitWrites}, // of a plan that was approved
 	},
 }

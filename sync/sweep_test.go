@@ -1,14 +1,14 @@
 package sync_test
 
 import (
-	"github.com/google/uuid"
-
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"namebridge/internal/simulator"
 	"namebridge/state"
