@@ -76,13 +76,15 @@ CREATE TABLE directory_users (
     PRIMARY KEY (bridge, user_id),
     FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
 ) WITH (fillfactor=80);
-CREATE INDEX directory_users_audit ON directory_users USING btree (bridge, audit_at) WHERE (audit_at IS NOT NULL);
+CREATE INDEX directory_users_audit ON directory_users USING btree (bridge, audit_at) WHERE ((applied_digest IS NOT NULL) AND (gone_at IS NULL));
 CREATE INDEX directory_users_concerned ON directory_users USING btree (bridge, user_id) WHERE (decide_due OR (wanted_version > 0) OR (applied_digest IS NOT NULL));
 CREATE INDEX directory_users_due ON directory_users USING btree (bridge, user_id) WHERE decide_due;
 CREATE INDEX directory_users_email ON directory_users USING btree (bridge, email) WHERE ((email <> ''::text) AND (gone_at IS NULL));
 CREATE INDEX directory_users_external_id ON directory_users USING btree (bridge, external_id) WHERE ((external_id <> ''::text) AND (gone_at IS NULL));
+CREATE INDEX directory_users_gone ON directory_users USING btree (bridge, gone_at) WHERE (gone_at IS NOT NULL);
 CREATE INDEX directory_users_other_emails ON directory_users USING gin (other_emails) WHERE ((other_emails <> '{}'::text[]) AND (gone_at IS NULL));
-CREATE INDEX directory_users_pending ON directory_users USING btree (bridge, urgency, user_id) WHERE (wanted_version > applied_version);
+CREATE INDEX directory_users_ready ON directory_users USING btree (bridge, urgency, user_id) WHERE ((wanted_version > applied_version) AND (gone_at IS NULL) AND ((NOT removes) OR (released_version = wanted_version)));
+CREATE INDEX directory_users_removals ON directory_users USING btree (bridge, user_id) WHERE ((wanted_version > applied_version) AND (gone_at IS NULL) AND removes AND (released_version < wanted_version));
 CREATE INDEX directory_users_unasked ON directory_users USING btree (bridge, user_id) WHERE ((asked_at IS NULL) AND (gone_at IS NULL));
 COMMENT ON TABLE directory_users IS 'Members of the BLN organization: the keys we match by, the fragment last seen, what should be there and what is.';
 COMMENT ON COLUMN directory_users.listed_fragment IS 'Digest of what the last list row showed under our keys; null: nothing.';
@@ -151,6 +153,7 @@ CREATE TABLE journal (
 );
 CREATE INDEX journal_open ON journal USING btree (bridge, user_id) WHERE (state = 'sending'::text);
 CREATE INDEX journal_run ON journal USING btree (bridge, run);
+CREATE INDEX journal_settled ON journal USING btree (bridge, settled_at) WHERE (settled_at IS NOT NULL);
 CREATE INDEX journal_user ON journal USING btree (bridge, user_id, entry);
 COMMENT ON TABLE journal IS 'Every write. State sending: the before-image is on disk, the outcome is not known yet.';
 COMMENT ON COLUMN journal.before IS 'The whole otherInfo as it was read, byte for byte; null once the write is settled and nothing needs to be put back.';

@@ -61,8 +61,11 @@ ALTER TABLE directory_users
     ADD COLUMN released_version bigint NOT NULL DEFAULT 0,
     ADD COLUMN asked_at         timestamptz,
     ADD COLUMN audit_at         timestamptz;
+DROP INDEX directory_users_pending;
 CREATE INDEX directory_users_ready ON directory_users (bridge, urgency, user_id)
     WHERE wanted_version > applied_version AND gone_at IS NULL AND (NOT removes OR released_version = wanted_version);
+CREATE INDEX directory_users_removals ON directory_users (bridge, user_id)
+    WHERE wanted_version > applied_version AND gone_at IS NULL AND removes AND released_version < wanted_version;
 CREATE INDEX directory_users_gone ON directory_users (bridge, gone_at) WHERE gone_at IS NOT NULL;
 CREATE INDEX directory_users_unasked ON directory_users (bridge, user_id) WHERE asked_at IS NULL AND gone_at IS NULL;
 CREATE INDEX directory_users_audit ON directory_users (bridge, audit_at) WHERE applied_digest IS NOT NULL AND gone_at IS NULL;
@@ -92,6 +95,7 @@ DROP INDEX journal_settled;
 DROP INDEX directory_users_gone;
 ALTER TABLE directory_users DROP COLUMN urgency, DROP COLUMN wanted_run, DROP COLUMN wanted_window, DROP COLUMN removes,
     DROP COLUMN released_version, DROP COLUMN asked_at, DROP COLUMN audit_at;
+CREATE INDEX directory_users_pending ON directory_users (bridge, user_id) WHERE wanted_version > applied_version;
 ALTER TABLE participants DROP COLUMN found_at, DROP COLUMN absences, DROP COLUMN asked_run;
 DROP INDEX runs_running;
 ALTER TABLE runs DROP COLUMN phase, DROP COLUMN place, DROP COLUMN progress, DROP COLUMN priority, DROP COLUMN hosted, DROP COLUMN requests_namecoach,

@@ -105,7 +105,7 @@ func ClaimOpen(ctx context.Context, q Querier, bridge string, owner uuid.UUID, l
 	return es, nil
 }
 
-// Pending is what is left to do of what a run wants.
+// Pending is what is left to do of what a run wants: the first of these that holds.
 type Pending struct {
 	Ready   bool       // users that may be claimed, or writes to be looked into
 	Claimed bool       // a live process has some
@@ -114,12 +114,14 @@ type Pending struct {
 
 // PendingOf says what is left of a run's wishes, of the urgency at most, and of anybody's writes that are to be looked into.
 func PendingOf(ctx context.Context, q Querier, bridge string, run uuid.UUID, urgency int16) (Pending, error) {
-	p, err := one[Pending](q.Query(ctx, `SELECT EXISTS (SELECT 1 FROM directory_users d WHERE `+claimable+` AND d.wanted_run = $3)
-			OR EXISTS (SELECT 1 FROM journal o JOIN directory_users d ON d.bridge = $1 AND d.user_id = o.user_id
-				WHERE o.bridge = $1 AND o.state = 'sending' AND `+free+` AND `+ripe+`) AS ready,
-		EXISTS (SELECT 1 FROM directory_users d WHERE d.bridge = $1 AND d.urgency <= $2 AND d.wanted_version > d.applied_version AND d.wanted_run = $3 AND NOT `+free+`) AS claimed,
-		(SELECT min(retry_at) FROM directory_users d WHERE d.bridge = $1 AND d.urgency <= $2 AND `+pending+` AND d.wanted_run = $3 AND NOT `+ripe+`) AS retry`,
-		bridge, urgency, run))
+	// While the first is true the others are not looked for: it is asked again and again while thousands are pending.
+	p, err := one[Pending](q.Query(ctx, `WITH x AS MATERIALIZED (SELECT EXISTS (SELECT 1 FROM directory_users d WHERE `+claimable+` AND d.wanted_run = $3)
+				OR EXISTS (SELECT 1 FROM journal o JOIN directory_users d ON d.bridge = $1 AND d.user_id = o.user_id
+					WHERE o.bridge = $1 AND o.state = 'sending' AND `+free+` AND `+ripe+`) AS ready),
+		y AS MATERIALIZED (SELECT ready, NOT ready AND EXISTS (SELECT 1 FROM directory_users d
+			WHERE d.bridge = $1 AND d.urgency <= $2 AND `+pending+` AND d.wanted_run = $3 AND NOT `+free+`) AS claimed FROM x)
+		SELECT ready, claimed, CASE WHEN NOT ready AND NOT claimed THEN (SELECT min(retry_at) FROM directory_users d
+			WHERE d.bridge = $1 AND d.urgency <= $2 AND `+pending+` AND d.wanted_run = $3 AND NOT `+ripe+`) END AS retry FROM y`, bridge, urgency, run))
 	if err != nil {
 		return p, fmt.Errorf("look for what is left of run %s: %w", run, err)
 	}
