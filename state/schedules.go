@@ -56,6 +56,15 @@ func MoveSchedule(ctx context.Context, q Querier, bridge string, kind Kind, due 
 	return exactlyOne(tag, err, "move schedule of %s of bridge %s", kind, bridge)
 }
 
+// HastenSchedule makes a kind due within some time, if it would be later.
+func HastenSchedule(ctx context.Context, q Querier, bridge string, kind Kind, within time.Duration) error {
+	_, err := q.Exec(ctx, `UPDATE schedules SET due_at = least(due_at, now() + $3::interval) WHERE bridge = $1 AND kind = $2`, bridge, kind, within)
+	if err != nil {
+		return fmt.Errorf("hasten schedule of %s of bridge %s: %w", kind, bridge, err)
+	}
+	return nil
+}
+
 // DropSchedule forgets a kind that nobody schedules any more.
 func DropSchedule(ctx context.Context, q Querier, bridge string, kind Kind) error {
 	if _, err := q.Exec(ctx, `DELETE FROM schedules WHERE bridge = $1 AND kind = $2`, bridge, kind); err != nil {

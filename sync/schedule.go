@@ -39,15 +39,35 @@ func (w *worker) noteSchedules(ctx context.Context) error {
 		return err
 	}
 	for kind, s := range w.b.scheduled() {
-		due := s.Times.Next(now.UTC())
-		if kind == state.Collect && stored.CollectedAt == nil || kind == state.Sweep && stored.DirectorySweep == 0 {
-			due = now
-		}
-		if err := state.NoteSchedule(ctx, w.db, w.b.Name, state.Schedule{Kind: kind, Expression: s.Expression, DueAt: due}); err != nil {
+		if err := state.NoteSchedule(ctx, w.db, w.b.Name, state.Schedule{Kind: kind, Expression: s.Expression, DueAt: s.Times.Next(now.UTC())}); err != nil {
 			return err
+		}
+		if kind == state.Collect && stored.CollectedAt == nil || kind == state.Sweep && stored.DirectorySweep == 0 {
+			if err := state.HastenSchedule(ctx, w.db, w.b.Name, kind, 0); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// A run of the daemon's that is seldom due and has failed is started again this soon: seldom enough that a wrong password
+// locks nobody out.
+const (
+	failedAgain  = 10 * time.Minute
+	refusedAgain = time.Hour
+)
+
+// hasten makes a run that has failed due again before its time.
+func (r *run) hasten(ctx context.Context, tx pgx.Tx, problem error) error {
+	if problem == nil || r.row.Hosted != nil || r.row.Kind == state.Collect || errors.Is(problem, ErrHalted) {
+		return nil
+	}
+	within := failedAgain
+	if isRefusal(problem) {
+		within = refusedAgain
+	}
+	return state.HastenSchedule(ctx, tx, r.Name, r.row.Kind, within)
 }
 
 // fire starts what is due, and says when to look again. Each run is started by exactly one process, in the transaction that

@@ -348,6 +348,9 @@ func (w *worker) end(ctx context.Context, r *run, problem error, finish func(con
 				return err
 			}
 		}
+		if err := r.hasten(ctx, tx, problem); err != nil {
+			return err
+		}
 		return state.EndRun(ctx, tx, r.Name, r.id(), res.Status, res, text)
 	})
 	if errors.Is(err, state.ErrStale) {
