@@ -38,7 +38,8 @@ func newHolds(a *app) *cobra.Command {
 the record as it is (unwritable), where a link must not be written (refused), or where somebody has put the record back (reverted).
 Nothing is written for them until the cause is mended or somebody decides.
 
-These commands need DATABASE_URL only (and BRIDGES, where there are several), and make no request.`,
+These commands need DATABASE_URL only (and BRIDGES, where there are several). What link and release decide is carried out at once
+where the configuration has what both APIs need; else by the daemon, or the next collect.`,
 		Args: knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -64,10 +65,7 @@ func (a *app) openStored(ctx context.Context, bridge string) (*stored, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stored{bridge: chosen.Name}
-	if len(cfg.Bridges) > 1 {
-		s.flag = " --bridge " + chosen.Name
-	}
+	s := &stored{bridge: chosen.Name, flag: several(cfg, chosen)}
 	s.db, s.stop, err = a.openDatabase(ctx, cfg)
 	return s, err
 }
@@ -394,8 +392,8 @@ func (a *app) showSeveral(err error) error {
 	return err
 }
 
-// carryOn says when what was decided comes about.
-func (a *app) carryOn(ctx context.Context, s *stored) error {
+// carryOn does what was decided about who at once, where the configuration has what the APIs need; else it says when it comes about.
+func (a *app) carryOn(ctx context.Context, s *stored, who state.Who) error {
 	b, err := state.GetBridge(ctx, s.db, s.bridge)
 	if err != nil {
 		return err
@@ -404,8 +402,66 @@ func (a *app) carryOn(ctx context.Context, s *stored) error {
 		_, err = fmt.Fprintf(a.stdout, "Bridge %s is halted: it is written after namebridge resume%s\n", s.bridge, s.flag)
 		return err
 	}
-	_, err = fmt.Fprintf(a.stdout, "The next collect writes it; now: namebridge collect%s\n", s.flag)
-	return err
+	cfg, problems := config.Load(a.lookuper, config.Database)
+	if problems != nil {
+		_, err = fmt.Fprintf(a.stdout, "The next collect writes it; now: namebridge collect%s\n", s.flag)
+		return err
+	}
+	chosen, err := chooseBridge(cfg, s.bridge)
+	if err != nil {
+		return err
+	}
+	res := bridgesync.Result{Kind: state.Collect, Status: state.Failed}
+	err = a.drive(ctx, cfg, chosen, s.db, errand{"settle", bridgesync.PhaseLink, settle}, &res)
+	if err != nil {
+		return fmt.Errorf("what you have decided is kept, and the next collect writes it: %w", err)
+	}
+	return a.printSettled(ctx, s, who, res)
+}
+
+// settle does at once what is due. A collect that is under way may be past the point where it would have seen it.
+func settle(ctx context.Context, b *bridgesync.Bridge) (res bridgesync.Result, err error) {
+	for range 2 {
+		if res, err = b.Settle(ctx); err != nil {
+			return res, err
+		}
+		if due, err := state.AnythingDue(ctx, b.DB, b.Name); err != nil || !due {
+			return res, err
+		}
+	}
+	return res, nil
+}
+
+// printSettled says what came of a decision.
+func (a *app) printSettled(ctx context.Context, s *stored, who state.Who, res bridgesync.Result) error {
+	w := a.stdout
+	var did []string
+	for _, n := range []struct {
+		n    int
+		what string
+	}{{res.Written, "written"}, {res.Cleared, "cleared"}, {res.Failed, "failed and tried again later"}} {
+		if n.n > 0 {
+			did = append(did, count(n.n, noun{"user", "users"})+" "+n.what)
+		}
+	}
+	if did == nil {
+		did = []string{"nothing had to be written"}
+	}
+	fmt.Fprintf(w, "Done: %s.\n", strings.Join(did, ", "))
+	found, err := state.Find(ctx, s.db, s.bridge, who)
+	if err != nil {
+		return err
+	}
+	for _, h := range found.Holds {
+		if h.IgnoredAt == nil {
+			fmt.Fprintln(w, bridgesync.CleanText(fmt.Sprintf("%s is held as %s: %s", exactly(h), h.Reason, s.nextStep(h))))
+		}
+	}
+	if res.Status == state.Quarantined {
+		fmt.Fprintf(w, "%s: the guard lets nobody be cleared before somebody approves it: namebridge runs approve %s --reason \"…\"%s\n",
+			alarm(w, a.lookuper, "QUARANTINED"), res.Run.String()[:8], s.flag)
+	}
+	return exitOf(res)
 }
 
 func newHoldsLink(a *app) *cobra.Command {
@@ -505,7 +561,7 @@ func (a *app) printLink(ctx context.Context, s *stored, was state.FoundPerson, u
 	for _, h := range target.Holds {
 		fmt.Fprintf(w, "User %d is held as %s all the same: %s\n", user, h.Reason, s.nextStep(h))
 	}
-	return a.carryOn(ctx, s)
+	return a.carryOn(ctx, s, state.Who{Person: was.Person})
 }
 
 // ruleName is a rule of a link in the words of a person.
@@ -589,7 +645,7 @@ again), a user held as reverted. A user held as unwritable is tried again, too.
 		if !due {
 			return nil
 		}
-		return a.carryOn(ctx, s)
+		return a.carryOn(ctx, s, who)
 	}
 	return c
 }

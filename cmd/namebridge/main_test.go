@@ -159,7 +159,7 @@ var (
 	}
 	heldKeys   = []string{"ambiguous", "conflict", "refused", "reverted", "unmatched", "unwritable"}
 	statusKeys = []string{
-		"bridge", "cursor", "halted", "held", "lag_seconds", "linked", "participants", "pending", "quarantined", "runs", "synced", "users",
+		"bridge", "cursor", "halted", "held", "lag_seconds", "linked", "next", "participants", "pending", "quarantined", "replicas", "runs", "synced", "users",
 	}
 )
 

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -53,7 +56,7 @@ as to begin); only wrong usage or configuration prints none. Progress and logs g
 			return err
 		}
 		res := bridgesync.Result{Kind: state.Kind(cmd.Name()), Status: state.Failed}
-		err = a.runBridge(ctx, cfg, chosen, do, &res)
+		err = a.runBridge(ctx, cfg, chosen, errand{cmd.Name(), firstPhase(res.Kind), do}, &res)
 		var usage usageError
 		switch {
 		case errors.As(err, &usage):
@@ -63,21 +66,29 @@ as to begin); only wrong usage or configuration prints none. Progress and logs g
 				return fmt.Errorf("write the result: %w", err)
 			}
 		case err == nil, errors.Is(err, bridgesync.ErrHalted):
-			a.printResult(res)
+			if res.Kind == state.Plan {
+				a.printPlan(res, several(cfg, chosen))
+			} else {
+				a.printResult(res, several(cfg, chosen))
+			}
 		}
-		switch {
-		case err != nil && ctx.Err() != nil:
+		if err != nil && ctx.Err() != nil {
 			return &interruptedError{command: commandLine(cmd), result: res}
-		case err != nil:
-			return err
-		case res.Status == state.Quarantined:
-			return exit(exitLook)
-		case res.Failed > 0:
-			return exit(exitPartial)
 		}
-		return nil
+		return cmp.Or(err, exitOf(res))
 	}
 	return c
+}
+
+// exitOf is the exit code of a run that came to its end.
+func exitOf(res bridgesync.Result) error {
+	switch {
+	case res.Status == state.Quarantined:
+		return exit(exitLook)
+	case res.Failed > 0:
+		return exit(exitPartial)
+	}
+	return nil
 }
 
 // commandLine is what was typed, without what only concerns the form of the output.
@@ -108,16 +119,37 @@ func (e *interruptedError) Error() string {
 	return "interrupted. " + so + ", and nothing is lost.\nGo on:   " + e.command
 }
 
-// runBridge does one run, and shows how far it is.
-func (a *app) runBridge(ctx context.Context, cfg *config.Config, chosen config.Bridge,
-	do func(context.Context, *bridgesync.Bridge) (bridgesync.Result, error), res *bridgesync.Result,
-) error {
+// errand is something to be done with a bridge while people watch.
+type errand struct {
+	title string           // what the lines about its progress begin with
+	first bridgesync.Phase // shown before it has reported anything
+	do    func(context.Context, *bridgesync.Bridge) (bridgesync.Result, error)
+}
+
+// firstPhase is what a run of a kind begins with.
+func firstPhase(k state.Kind) bridgesync.Phase {
+	switch k {
+	case state.Sweep:
+		return bridgesync.PhaseList
+	case state.Census:
+		return bridgesync.PhaseCensus
+	}
+	return bridgesync.PhaseCollect
+}
+
+// runBridge opens the database and does an errand. res gets what came of it.
+func (a *app) runBridge(ctx context.Context, cfg *config.Config, chosen config.Bridge, e errand, res *bridgesync.Result) error {
 	db, stop, err := a.openDatabase(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	progress := newProgress(a.stderr, res.Kind)
+	return a.drive(ctx, cfg, chosen, db, e, res)
+}
+
+// drive does an errand, and shows how far it is. res gets what came of it.
+func (a *app) drive(ctx context.Context, cfg *config.Config, chosen config.Bridge, db *pgxpool.Pool, e errand, res *bridgesync.Result) error {
+	progress := newProgress(a.stderr, e.title, e.first)
 	b, err := newBridge(chosen, db, logger(cfg, progress), progress.count)
 	if err != nil {
 		return err
@@ -130,7 +162,7 @@ func (a *app) runBridge(ctx context.Context, cfg *config.Config, chosen config.B
 		fmt.Fprintln(progress, "stopping: what is on its way is finished first (Ctrl-C again: at once)")
 	})()
 	progress.start()
-	*res, err = do(ctx, b)
+	*res, err = e.do(ctx, b)
 	progress.end(err != nil)
 	return err
 }
@@ -222,31 +254,39 @@ row (CENSUS_CONFIRMATIONS) have missed its person; where that concerns many at o
 	}, nil, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Census(ctx) })
 }
 
-// printResult says in words what a run came to.
-func (a *app) printResult(r bridgesync.Result) {
+// countLine is one number of a result, and what it counts.
+func countLine(w io.Writer, name string, n int, rest string) {
+	fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("  %-9s %9s   %s", name, thousands(n), rest), " "))
+}
+
+func heldLine(w io.Writer, name string, h bridgesync.Held) {
+	countLine(w, name, h.Sum(), strings.Join(heldLines(h), "\n"+strings.Repeat(" ", 24)))
+}
+
+// printPlan says in words what a plan came to.
+func (a *app) printPlan(r bridgesync.Result, flag string) {
 	w := a.stdout
-	took := span(time.Duration(r.Seconds * float64(time.Second)))
-	line := func(name string, n int, rest string) {
-		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("  %-9s %9s   %s", name, thousands(n), rest), " "))
+	fmt.Fprintln(w, "What a backfill would do")
+	countLine(w, "write", r.Written, "would be given a badge, or a newer one")
+	if r.Cleared > 0 {
+		countLine(w, "clear", r.Cleared, "would be cleared of a badge that is no longer theirs")
 	}
-	held := func(name string) {
-		line(name, r.Held.Sum(), strings.Join(heldLines(r.Held), "\n"+strings.Repeat(" ", 24)))
+	countLine(w, "leave", r.Unchanged, "have the right badge already")
+	heldLine(w, "hold", r.Held)
+	countLine(w, "nothing", r.Users-r.Linked, "users whom no participant is linked to")
+	fmt.Fprintf(w, "%s.\nNothing was written to BLN. It took %s.\n", sizes(r), length(r))
+	if r.Written+r.Cleared > 0 {
+		fmt.Fprintf(w, "\nDo it:   namebridge backfill%s\nExactly: namebridge runs approve %s --reason \"…\"%s\n", flag, r.Run.String()[:8], flag)
 	}
+}
+
+// length is how long a run took.
+func length(r bridgesync.Result) string { return span(time.Duration(r.Seconds * float64(time.Second))) }
+
+// printResult says in words what a run that writes came to.
+func (a *app) printResult(r bridgesync.Result, flag string) {
+	w, took := a.stdout, length(r)
 	switch {
-	case r.Kind == state.Plan:
-		fmt.Fprintln(w, "What a backfill would do")
-		line("write", r.Written, "would be given a badge, or a newer one")
-		if r.Cleared > 0 {
-			line("clear", r.Cleared, "would be cleared of a badge that is no longer theirs")
-		}
-		line("leave", r.Unchanged, "have the right badge already")
-		held("hold")
-		line("nothing", r.Users-r.Linked, "users whom no participant is linked to")
-		fmt.Fprintf(w, "%s.\nNothing was written to BLN. It took %s.\n", sizes(r), took)
-		if r.Written+r.Cleared > 0 {
-			fmt.Fprintln(w, "\nDo it:   namebridge backfill")
-		}
-		return
 	case r.Status == state.Halted:
 		fmt.Fprintf(w, "%s after %s\n", alarm(w, a.lookuper, "HALTED"), took)
 	case r.Written+r.Cleared+r.Failed == 0:
@@ -254,20 +294,21 @@ func (a *app) printResult(r bridgesync.Result) {
 	default:
 		fmt.Fprintf(w, "Done in %s: coverage %s.\n", took, coverage(r.Written+r.Unchanged, r.Users))
 	}
-	line("written", r.Written, "given a badge, or a newer one")
+	countLine(w, "written", r.Written, "given a badge, or a newer one")
 	if r.Cleared > 0 {
-		line("cleared", r.Cleared, "cleared of a badge that is no longer theirs")
+		countLine(w, "cleared", r.Cleared, "cleared of a badge that is no longer theirs")
 	}
-	line("unchanged", r.Unchanged, "had the right badge already")
-	held("held")
+	countLine(w, "unchanged", r.Unchanged, "had the right badge already")
+	heldLine(w, "held", r.Held)
 	if r.Failed > 0 {
-		line("failed", r.Failed, "could not be written; the next run tries them again")
+		countLine(w, "failed", r.Failed, "could not be written; the next run tries them again")
 	}
-	line("nothing", r.Users-r.Linked, "users whom no participant is linked to")
+	countLine(w, "nothing", r.Users-r.Linked, "users whom no participant is linked to")
 	fmt.Fprintf(w, "%s.\n%s to NameCoach, %s to BLN.\n", sizes(r), count(int(r.Requests.NameCoach), noun{"request", "requests"}), thousands(int(r.Requests.BLN)))
 	if r.Status == state.Quarantined {
-		fmt.Fprintf(w, "\n%s: more people would be cleared at once than the guard\n(GUARD_MAX_CLEARS) lets through, so nobody was cleared.\nLook:    namebridge status\n",
-			alarm(w, a.lookuper, "QUARANTINED"))
+		id := r.Run.String()[:8]
+		fmt.Fprintf(w, "\n%s: more people would lose what they have than the guard\n(GUARD_MAX_CLEARS) lets through, so nobody did.\nLook:    namebridge runs show %s%s\nApprove: namebridge runs approve %s --reason \"…\"%s\n",
+			alarm(w, a.lookuper, "QUARANTINED"), id, flag, id, flag)
 	}
 }
 

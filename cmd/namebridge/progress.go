@@ -15,7 +15,6 @@ import (
 	"golang.org/x/term"
 
 	"namebridge/internal/httpapi"
-	"namebridge/state"
 	bridgesync "namebridge/sync"
 )
 
@@ -29,10 +28,10 @@ const (
 
 // progress shows how far a run is, phase after phase: bars with the time left on a terminal, a line now and then elsewhere.
 type progress struct {
-	kind     state.Kind
-	first    bridgesync.Phase // shown before the run has reported anything
-	expected map[bridgesync.Phase]int
-	asked    atomic.Int64 // requests of this process to NameCoach
+	title    string
+	first    bridgesync.Phase         // shown before the run has reported anything
+	expected map[bridgesync.Phase]int // what is known of phases that cannot tell their total by themselves
+	asked    atomic.Int64             // requests of this process to NameCoach
 	every    time.Duration
 
 	writing sync.Mutex // to out: log lines come from everywhere
@@ -61,15 +60,9 @@ type look struct {
 	stopped     bool // the run ended before the phase did
 }
 
-// newProgress writes to w. expected is what is known of phases that cannot tell their total by themselves.
-func newProgress(w io.Writer, kind state.Kind) *progress {
-	p := &progress{kind: kind, out: w, every: lineEvery, first: bridgesync.PhaseCollect, expected: map[bridgesync.Phase]int{}, stop: make(chan struct{})}
-	switch kind {
-	case state.Sweep:
-		p.first = bridgesync.PhaseList
-	case state.Census:
-		p.first = bridgesync.PhaseCensus
-	}
+// newProgress writes to w.
+func newProgress(w io.Writer, title string, first bridgesync.Phase) *progress {
+	p := &progress{title: title, out: w, every: lineEvery, first: first, expected: map[bridgesync.Phase]int{}, stop: make(chan struct{})}
 	if isTerminal(w) {
 		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(barWidth))
 	}
@@ -200,7 +193,7 @@ func (p *progress) finish(stopped bool) {
 
 func (p *progress) line(c *phase) {
 	if c != nil {
-		fmt.Fprintf(p, "%s  %-8s %s\n", p.kind, label(c.name), p.text(c, *c.look.Load()))
+		fmt.Fprintf(p, "%s  %-8s %s\n", p.title, label(c.name), p.text(c, *c.look.Load()))
 	}
 }
 

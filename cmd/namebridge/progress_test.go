@@ -14,7 +14,6 @@ import (
 	"github.com/sethvargo/go-envconfig"
 
 	"namebridge/internal/httpapi"
-	"namebridge/state"
 	bridgesync "namebridge/sync"
 )
 
@@ -22,7 +21,7 @@ func TestWithoutATerminalAPhaseSaysEveryTenSecondsHowFarItIs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		p := newProgress(&out, state.Backfill)
+		p := newProgress(&out, "backfill", bridgesync.PhaseCollect)
 		p.expected[bridgesync.PhaseList] = 5000
 		p.count(httpapi.Observation{API: "namecoach"})
 		p.count(httpapi.Observation{API: "bln"})
@@ -54,7 +53,7 @@ backfill  write    40 users · stopped after 10 s
 func TestLogLinesAndProgressDoNotMix(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	p := newProgress(&out, state.Sweep)
+	p := newProgress(&out, "sweep", bridgesync.PhaseList)
 	p.every = time.Millisecond
 	p.start()
 	var loggers sync.WaitGroup

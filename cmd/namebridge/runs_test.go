@@ -140,7 +140,7 @@ func TestStepsThatWaitAreShownWithHowToApproveThem(t *testing.T) {
 	d.stage(t)
 	for _, id := range []string{sweepRun, planRun} {
 		o := d.run(t, "runs", "show", id).ends(t, 0).tellsOut(t, "for 26 users: write 2 · clear 24", "101", "120", "and 6 more", "has changed since: would be left out",
-			"They wait until somebody approves them (1 has changed since and would be left out).", "Approve: namebridge runs approve "+id[:8]+"\n")
+			"They wait until somebody approves them (1 has changed since and would be left out).", "Approve: namebridge runs approve "+id[:8]+" --reason")
 		if strings.Contains(o.stdout, "121") {
 			t.Errorf("more than the first 20 users: %s", o.stdout)
 		}

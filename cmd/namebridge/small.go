@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -104,20 +104,19 @@ With DATABASE_URL=embedded the data is in $XDG_DATA_HOME/namebridge; without XDG
 }
 
 func newResume(a *app) *cobra.Command {
-	var reason string
 	c := &cobra.Command{
 		Use:   "resume",
 		Short: "Lift a halt, with a reason, which is recorded",
 		Long: `A bridge halts when BLN lost or changed data that is not ours while a person was written. After you have looked into it,
-this lets writing go on. It needs DATABASE_URL only (and BRIDGES, where there are several).`,
+this lets writing go on: where a daemon serves the bridge, by itself. It needs DATABASE_URL only (and BRIDGES, where there are several).`,
 		Example: `  namebridge resume --reason "BLN confirmed and mended it, ticket 4711"`,
 		Args:    cobra.NoArgs,
 	}
-	bridge := bridgeFlag(c)
-	c.Flags().StringVar(&reason, "reason", "", "why it is safe to go on (required)")
+	bridge, reason := bridgeFlag(c), reasonFlag(c, "why it is safe to go on")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		if strings.TrimSpace(reason) == "" {
-			return usageError{fmt.Errorf("--reason is required: it is recorded with the halt\n\nHelp: %s --help", cmd.CommandPath())}
+		why, err := reason()
+		if err != nil {
+			return err
 		}
 		cfg, err := config.LoadDatabase(a.lookuper)
 		if err != nil {
@@ -132,14 +131,24 @@ this lets writing go on. It needs DATABASE_URL only (and BRIDGES, where there ar
 			return err
 		}
 		defer stop()
-		err = state.Resume(cmd.Context(), db, chosen.Name, reason)
+		ctx := cmd.Context()
+		err = state.Resume(ctx, db, chosen.Name, why)
 		if errors.Is(err, state.ErrNotFound) {
 			_, err = fmt.Fprintf(a.stdout, "Bridge %s is not halted: nothing to do.\n", chosen.Name)
 			return err
 		}
-		if err == nil {
-			_, err = fmt.Fprintf(a.stdout, "Bridge %s goes on. Bring it up to date: namebridge backfill\n", chosen.Name)
+		if err != nil {
+			return err
 		}
+		replicas, err := state.Replicas(ctx, db, chosen.Name)
+		if err != nil {
+			return err
+		}
+		next := "Bring it up to date: namebridge backfill" + several(cfg, chosen)
+		if slices.ContainsFunc(replicas, func(r state.Replica) bool { return r.Serves }) {
+			next = "The daemon writes what is pending within seconds, and starts what is due."
+		}
+		_, err = fmt.Fprintf(a.stdout, "Bridge %s goes on. %s\n", chosen.Name, next)
 		return err
 	}
 	return c

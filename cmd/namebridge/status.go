@@ -23,18 +23,31 @@ import (
 
 // bridgeStatus is one bridge as `status --output json` shows it.
 type bridgeStatus struct {
-	Bridge       string          `json:"bridge"`
-	Halted       *haltStatus     `json:"halted"`
-	Quarantined  []string        `json:"quarantined"`
-	Cursor       *time.Time      `json:"cursor"`
-	LagSeconds   *float64        `json:"lag_seconds"`
-	Participants int             `json:"participants"`
-	Users        int             `json:"users"`
-	Linked       int             `json:"linked"`
-	Synced       int             `json:"synced"`
-	Pending      int             `json:"pending"`
-	Held         bridgesync.Held `json:"held"`
-	Runs         []runStatus     `json:"runs"`
+	Bridge       string               `json:"bridge"`
+	Halted       *haltStatus          `json:"halted"`
+	Quarantined  []string             `json:"quarantined"`
+	Cursor       *time.Time           `json:"cursor"`
+	LagSeconds   *float64             `json:"lag_seconds"`
+	Participants int                  `json:"participants"`
+	Users        int                  `json:"users"`
+	Linked       int                  `json:"linked"`
+	Synced       int                  `json:"synced"`
+	Pending      int                  `json:"pending"`
+	Held         bridgesync.Held      `json:"held"`
+	Runs         []runStatus          `json:"runs"`
+	Replicas     []replicaStatus      `json:"replicas"`
+	Next         map[string]time.Time `json:"next"` // when runs of a kind are due, if a daemon serves
+
+	asOf time.Time // the database's clock
+	flag string    // " --bridge NAME" where there are several
+	due  []state.Schedule
+}
+
+// replicaStatus is a process that takes part in the work.
+type replicaStatus struct {
+	Host   string    `json:"host"`
+	Since  time.Time `json:"since"`
+	Serves bool      `json:"serves"` // a daemon; else a command that ends with its run
 }
 
 type haltStatus struct {
@@ -56,9 +69,9 @@ type runStatus struct {
 func newStatus(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "Show cursors, lag, coverage, holds by reason, last runs, and what is halted or quarantined",
-		Long: `Shows how each bridge stands, from the database alone: no request is made, and DATABASE_URL is all it needs (and BRIDGES, where
-there are several).`,
+		Short: "Show cursors, lag, coverage, holds by reason, last and next runs, and what is halted or quarantined",
+		Long: `Shows how each bridge stands, and which processes work on it, from the database alone: no request is made, and DATABASE_URL is all it needs
+(and BRIDGES, where there are several).`,
 		Args: cobra.NoArgs,
 	}
 	output := outputFlag(c)
@@ -78,6 +91,7 @@ there are several).`,
 			if err != nil {
 				return err
 			}
+			s.flag = several(cfg, b)
 			all = append(all, s)
 		}
 		if *output == "json" {
@@ -92,7 +106,7 @@ there are several).`,
 }
 
 func readStatus(ctx context.Context, db *pgxpool.Pool, bridge string) (bridgeStatus, error) {
-	s := bridgeStatus{Bridge: bridge, Quarantined: []string{}, Runs: []runStatus{}}
+	s := bridgeStatus{Bridge: bridge, Quarantined: []string{}, Runs: []runStatus{}, Replicas: []replicaStatus{}, Next: map[string]time.Time{}}
 	stored, err := state.GetBridge(ctx, db, bridge)
 	if errors.Is(err, state.ErrNotFound) {
 		return s, nil // nothing was run yet
@@ -112,27 +126,33 @@ func readStatus(ctx context.Context, db *pgxpool.Pool, bridge string) (bridgeSta
 	}
 	s.Participants, s.Users, s.Linked, s.Synced, s.Pending = totals.Participants, totals.Users, totals.Linked, totals.Synced, totals.Pending
 	s.Held, s.Quarantined = bridgesync.HeldByReason(totals.Held), totals.Quarantined
+	if s.asOf, err = state.Now(ctx, db); err != nil {
+		return s, err
+	}
 	cursor, err := state.GetCursor(ctx, db, bridge, state.ParticipantStream)
 	if err == nil {
-		until, lag := cursor.Until.UTC(), time.Since(cursor.Until).Round(time.Second).Seconds()
+		until, lag := cursor.Until.UTC(), max(s.asOf.Sub(cursor.Until), 0).Round(time.Second).Seconds()
 		s.Cursor, s.LagSeconds = &until, &lag
 	} else if !errors.Is(err, state.ErrNotFound) {
 		return s, err
 	}
+	replicas, err := state.Replicas(ctx, db, bridge)
+	if err != nil {
+		return s, err
+	}
+	for _, r := range replicas {
+		s.Replicas = append(s.Replicas, replicaStatus{r.Host, r.Since.UTC(), r.Serves})
+	}
+	if s.due, err = state.Schedules(ctx, db, bridge); err != nil {
+		return s, err
+	}
+	s.Next = nextRuns(s.due)
 	runs, err := state.LastRuns(ctx, db, bridge)
 	if err != nil {
 		return s, err
 	}
 	for _, r := range runs {
-		one := runStatus{Run: r.Run, Kind: r.Kind, Status: string(r.Status), StartedAt: r.StartedAt.UTC(), Counts: r.Counts, Error: r.Error}
-		if r.EndedAt != nil {
-			ended := r.EndedAt.UTC()
-			one.EndedAt = &ended
-		}
-		if r.Status == state.Running && !r.Live {
-			one.Status = "interrupted"
-		}
-		s.Runs = append(s.Runs, one)
+		s.Runs = append(s.Runs, newRunStatus(r))
 	}
 	return s, nil
 }
@@ -140,14 +160,19 @@ func readStatus(ctx context.Context, db *pgxpool.Pool, bridge string) (bridgeSta
 func (s bridgeStatus) print(w io.Writer, environment envconfig.Lookuper) {
 	fmt.Fprintf(w, "bridge %s\n", s.Bridge)
 	if s.Halted != nil {
-		fmt.Fprintf(w, "\n%s since %s\n%s\nGo on:   namebridge resume --reason \"…\"\n\n",
-			alarm(w, environment, "HALTED"), s.Halted.Since.Local().Format(time.DateTime), s.Halted.Reason)
+		fmt.Fprintf(w, "\n%s since %s\n%s\n", alarm(w, environment, "HALTED"), s.Halted.Since.Local().Format(time.DateTime), s.Halted.Reason)
+		if s.Halted.Run != nil {
+			fmt.Fprintf(w, "Look:    namebridge runs show %s%s\n", s.Halted.Run.String()[:8], s.flag)
+		}
+		fmt.Fprintf(w, "Go on:   namebridge resume --reason \"…\"%s\n\n", s.flag)
 	}
 	for _, q := range s.Quarantined {
-		fmt.Fprintf(w, "%s: run %s would clear more people than the guard lets through; nobody was cleared\n", alarm(w, environment, "QUARANTINED"), q)
+		fmt.Fprintf(w, "\n%s: run %s would take what more people have than the guard lets through; nobody has lost anything\n",
+			alarm(w, environment, "QUARANTINED"), q[:8])
+		fmt.Fprintf(w, "Look:    namebridge runs show %s%s\nApprove: namebridge runs approve %s --reason \"…\"%s\n\n", q[:8], s.flag, q[:8], s.flag)
 	}
 	if s.Cursor == nil && len(s.Runs) == 0 {
-		fmt.Fprintln(w, "  nothing was run yet. See what would happen: namebridge plan")
+		fmt.Fprintf(w, "  nothing was run yet. See what would happen: namebridge plan%s\n", s.flag)
 		return
 	}
 	line := func(name, value string) { fmt.Fprintf(w, "  %-10s %s\n", name, strings.TrimSpace(value)) }
@@ -160,6 +185,10 @@ func (s bridgeStatus) print(w io.Writer, environment envconfig.Lookuper) {
 		line("collected", fmt.Sprintf("up to %s, %s ago", s.Cursor.Local().Format(time.DateTime), ago(time.Duration(*s.LagSeconds*float64(time.Second)))))
 	} else {
 		line("collected", "nothing to the end yet")
+	}
+	line("served", s.served())
+	if len(s.Next) > 0 {
+		line("next", nextText(s.due))
 	}
 	if len(s.Runs) == 0 {
 		return
@@ -184,4 +213,25 @@ func (s bridgeStatus) print(w io.Writer, environment envconfig.Lookuper) {
 			fmt.Fprintf(w, "\n  %s %s: %s\n", r.Kind, r.Status, *r.Error)
 		}
 	}
+}
+
+// served says which processes work on the bridge.
+func (s bridgeStatus) served() string {
+	var daemons, commands []string
+	for _, r := range s.Replicas {
+		text := fmt.Sprintf("%s (since %s)", bridgesync.CleanText(r.Host), ago(max(s.asOf.Sub(r.Since), 0)))
+		if r.Serves {
+			daemons = append(daemons, text)
+		} else {
+			commands = append(commands, text)
+		}
+	}
+	text := "by nobody: what is due is not started. Start the daemon: namebridge serve"
+	if len(daemons) > 0 {
+		text = "by " + count(len(daemons), noun{"daemon", "daemons"}) + ": " + strings.Join(daemons, ", ")
+	}
+	if len(commands) > 0 {
+		text += "\n" + strings.Repeat(" ", 13) + "helped by " + count(len(commands), noun{"command", "commands"}) + ": " + strings.Join(commands, ", ")
+	}
+	return text
 }

@@ -49,6 +49,14 @@ func chooseBridge(cfg *config.Config, name string) (config.Bridge, error) {
 	return cfg.Bridges[0], nil
 }
 
+// several is " --bridge NAME" where there are several bridges: for commands to be typed.
+func several(cfg *config.Config, chosen config.Bridge) string {
+	if len(cfg.Bridges) < 2 {
+		return ""
+	}
+	return " --bridge " + chosen.Name
+}
+
 // connectTimeout bounds the first words with the database: a host that swallows packets must not look like work.
 const connectTimeout = 20 * time.Second
 
