@@ -54,13 +54,16 @@ COMMENT ON COLUMN participants.asked_run IS 'The last census that asked about it
 COMMENT ON COLUMN participants.replaced IS 'It speaks for nobody: missing, and a row that came later stands in its place (one of the same person in the same event, or one of somebody else with its badge or recording), or enough complete censuses did not bring it.';
 
 ALTER TABLE directory_users
-    ADD COLUMN urgency          smallint NOT NULL DEFAULT 4,
-    ADD COLUMN wanted_run       uuid,
-    ADD COLUMN wanted_window    timestamptz,
-    ADD COLUMN removes          boolean NOT NULL DEFAULT false,
-    ADD COLUMN released_version bigint NOT NULL DEFAULT 0,
-    ADD COLUMN asked_at         timestamptz,
-    ADD COLUMN audit_at         timestamptz;
+    ADD COLUMN urgency           smallint NOT NULL DEFAULT 4,
+    ADD COLUMN wanted_run        uuid,
+    ADD COLUMN wanted_window     timestamptz,
+    ADD COLUMN removes           boolean NOT NULL DEFAULT false,
+    ADD COLUMN released_version  bigint NOT NULL DEFAULT 0,
+    ADD COLUMN applied_recording boolean NOT NULL DEFAULT false,
+    ADD COLUMN asked_at          timestamptz,
+    ADD COLUMN audit_at          timestamptz;
+UPDATE directory_users SET applied_recording = true
+    WHERE applied_digest IS NOT NULL AND (wanted_version > applied_version OR wanted IS NULL OR wanted->>'recording_link' IS NOT NULL);
 DROP INDEX directory_users_pending;
 CREATE INDEX directory_users_ready ON directory_users (bridge, urgency, user_id)
     WHERE wanted_version > applied_version AND gone_at IS NULL AND (NOT removes OR released_version = wanted_version);
@@ -74,6 +77,7 @@ COMMENT ON COLUMN directory_users.wanted_run IS 'The run that made it pending.';
 COMMENT ON COLUMN directory_users.wanted_window IS 'The end of the window that brought the change, on NameCoach''s clock; null: no window did.';
 COMMENT ON COLUMN directory_users.removes IS 'What is wanted takes a recording or a whole fragment away: the guard counts it.';
 COMMENT ON COLUMN directory_users.released_version IS 'The wanted_version that the guard, or a person, has let through although it removes.';
+COMMENT ON COLUMN directory_users.applied_recording IS 'What stands there has a recording, or it is not known that it has none: to want none is a removal.';
 COMMENT ON COLUMN directory_users.asked_at IS 'When NameCoach was asked about the user''s keys, or a walk from the beginning has brought all that there is; null: never.';
 COMMENT ON COLUMN directory_users.audit_at IS 'When the user is to be read, to see whether our fragment still stands there, if list rows do not show it.';
 
@@ -94,7 +98,7 @@ ALTER TABLE holds DROP COLUMN ignored_at, DROP COLUMN ignored_reason;
 DROP INDEX journal_settled;
 DROP INDEX directory_users_gone;
 ALTER TABLE directory_users DROP COLUMN urgency, DROP COLUMN wanted_run, DROP COLUMN wanted_window, DROP COLUMN removes,
-    DROP COLUMN released_version, DROP COLUMN asked_at, DROP COLUMN audit_at;
+    DROP COLUMN released_version, DROP COLUMN applied_recording, DROP COLUMN asked_at, DROP COLUMN audit_at;
 CREATE INDEX directory_users_pending ON directory_users (bridge, user_id) WHERE wanted_version > applied_version;
 ALTER TABLE participants DROP COLUMN found_at, DROP COLUMN absences, DROP COLUMN asked_run;
 DROP INDEX runs_running;

@@ -379,8 +379,8 @@ func TestWhatIsWantedAndWhatIsThereSayWhoIsPending(t *testing.T) {
 			t.Error("decided on, and still due")
 		}
 	}
-	one := state.Wanted{Action: "write", Value: []byte(`{"a": "1"}`), Digest: []byte("one"), Source: []byte("s")}
-	two := state.Wanted{Action: "write", Value: []byte(`{"a": "2"}`), Digest: []byte("two"), Source: []byte("s")}
+	one := state.Wanted{Action: "write", Value: []byte(`{"recording_link": "1"}`), Digest: []byte("one"), Source: []byte("s")}
+	two := state.Wanted{Action: "write", Value: []byte(`{"recording_link": "2"}`), Digest: []byte("two"), Source: []byte("s")}
 	there := one
 	there.There = true
 	settle := func(c state.Claimed) {

@@ -96,8 +96,8 @@ type Outcome struct {
 // Settle closes journal entries and trims their before-images to the fragment (all but Damaged), and gives the claimed
 // users back. A wish that is not the one applied stays pending, also where it was taken for fulfilled while the write was
 // on its way; a user that could be written is no longer held as unwritable. Where what was applied is not what is wanted by
-// now, the user is due to be decided on again: that was decided without knowing of it. Entries that another process has settled
-// stay as they are.
+// now, the user is due to be decided on again: that was decided without knowing of it, and without a recording it is for the
+// guard to judge. Entries that another process has settled stay as they are.
 func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) error {
 	n := len(outcomes)
 	users, fences, entries, states, notes := make([]int64, n), make([]int64, n), make([]int64, n), make([]string, n), make([]string, n)
@@ -121,6 +121,9 @@ func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) e
 				ELSE least(done.version, d.wanted_version - 1) END,
 			applied_digest = CASE WHEN done.applied THEN done.digest ELSE d.applied_digest END,
 			applied_source = CASE WHEN done.applied THEN done.source ELSE d.applied_source END,
+			applied_recording = CASE WHEN NOT done.applied THEN d.applied_recording
+				WHEN d.wanted_digest IS NOT DISTINCT FROM done.digest THEN d.wanted->>'recording_link' IS NOT NULL ELSE true END,
+			removes = d.removes OR done.applied AND d.action IS NOT NULL AND d.wanted_digest IS DISTINCT FROM done.digest AND d.wanted->>'recording_link' IS NULL,
 			applied_at = CASE WHEN done.applied THEN now() ELSE d.applied_at END,
 			audit_at = CASE WHEN done.applied THEN now() + `+firstAudit+` ELSE d.audit_at END,
 			listed_fragment = CASE WHEN done.applied THEN done.digest ELSE d.listed_fragment END,

@@ -98,13 +98,18 @@ func StartRun(ctx context.Context, q Querier, bridge string, n NewRun) (run Run,
 		return last, false, nil
 	case n.Resume && last.Status == Failed:
 		// From its first phase: what was done is found done, and what has changed since is seen.
-		run, err = one[Run](q.Query(ctx, `UPDATE runs SET status = 'running', ended_at = NULL, error = NULL, resumed_at = now(),
+		// But one that a person has approved was just that.
+		run, err = one[Run](q.Query(ctx, `WITH planned AS (DELETE FROM plan_steps s USING runs WHERE s.bridge = $1 AND s.run = $2
+				AND runs.bridge = $1 AND runs.run = $2 AND runs.approved_at IS NULL)
+			UPDATE runs SET status = 'running', ended_at = NULL, error = NULL, resumed_at = now(),
 				phase = $3, place = NULL, progress = NULL, priority = $4, hosted = $5
-			WHERE bridge = $1 AND run = $2 RETURNING `+runColumns, bridge, last.Run, n.Phase, n.Priority, n.Hosted))
-		if err != nil {
+			WHERE bridge = $1 AND run = $2 AND approved_at IS NULL RETURNING `+runColumns, bridge, last.Run, n.Phase, n.Priority, n.Hosted))
+		if err == nil {
+			return run, true, nil
+		}
+		if !errors.Is(err, ErrNotFound) {
 			return fail(err)
 		}
-		return run, true, nil
 	}
 	run, err = one[Run](q.Query(ctx, `INSERT INTO runs (bridge, run, kind, status, since, phase, priority, hosted)
 		VALUES ($1, $2, $3, 'running', $4, $5, $6, $7) RETURNING `+runColumns, bridge, uuid.New(), n.Kind, n.Since, n.Phase, n.Priority, n.Hosted))

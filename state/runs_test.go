@@ -3,6 +3,7 @@ package state_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -102,6 +103,212 @@ func TestProcessesThatStartAtOnceStartOneRun(t *testing.T) {
 	all.Wait()
 	if n := value[int](t, db, `SELECT count(*) FROM runs`); first != 1 || len(runs) != 1 || n != 1 {
 		t.Errorf("%d have started one, %d are joined, there are %d", first, len(runs), n)
+	}
+}
+
+func TestAFailedRunIsGoneOnWithFromItsFirstPhase(t *testing.T) {
+	t.Parallel()
+	since := second(0)
+	for name, c := range map[string]struct {
+		status state.RunStatus
+		resume bool
+		since  *time.Time
+		same   bool
+	}{
+		"failed":                     {state.Failed, true, &since, true},
+		"failed, and not to be":      {state.Failed, false, &since, false},
+		"failed, of everything":      {state.Failed, true, nil, false},
+		"done":                       {state.Done, true, &since, false},
+		"waiting for a person":       {state.Quarantined, true, &since, false},
+		"stopped because of damage":  {state.Halted, true, &since, false},
+		"interrupted and still open": {state.Running, true, &since, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := fresh(t, "a")
+			owner := uuid.New()
+			n := state.NewRun{Kind: state.Plan, Since: &since, Phase: "first", Priority: state.BackfillPriority, Hosted: &owner}
+			run, _ := begin(t, db, n)
+			must(t, state.NextPhase(t.Context(), db, "a", run.Run, "first", "second"))
+			must(t, state.NoteStep(t.Context(), db, "a", run.Run, "second", state.Step{Place: json.RawMessage(`1`), Progress: json.RawMessage(`{}`), NameCoach: 5}))
+			must(t, state.StorePlanSteps(t.Context(), db, "a", run.Run, []state.PlanStep{{UserID: 1, Action: "write"}}))
+			if c.status != state.Running {
+				must(t, state.EndRun(t.Context(), db, "a", run.Run, c.status, nil, "it did not work"))
+			}
+			other := uuid.New()
+			n.Since, n.Resume, n.Hosted, n.Priority = c.since, c.resume, &other, state.SweepPriority
+			again, started := begin(t, db, n)
+			if (again.Run == run.Run) != c.same || started == (c.status == state.Running) {
+				t.Fatalf("the same run %v, started %t: %+v", again.Run == run.Run, started, again)
+			}
+			if c.status != state.Failed || !c.same {
+				return
+			}
+			if again.Status != state.Running || again.Phase != "first" || again.Place != nil || again.Progress != nil || again.EndedAt != nil || again.Error != nil ||
+				again.ResumedAt == nil || *again.Hosted != other || again.Priority != state.SweepPriority || again.RequestsNamecoach != 5 {
+				t.Errorf("gone on with as %+v", again)
+			}
+			if written, _, err := state.CountPlanned(t.Context(), db, "a", run.Run); written != 0 || err != nil {
+				t.Errorf("%d users are in the plan already, %v: it may be that nothing is to be done for them by now", written, err)
+			}
+		})
+	}
+}
+
+// Of two failed runs the last is gone on with: what came before it is over.
+func TestTheLastOfSeveralFailedRunsIsGoneOnWith(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a")
+	ended(t, db, state.Sweep, state.Failed)
+	last := ended(t, db, state.Sweep, state.Failed)
+	if run, started := begin(t, db, state.NewRun{Kind: state.Sweep, Phase: "first", Resume: true}); !started || run.Run != last.Run {
+		t.Errorf("gone on with %v, started %t, want %v", run.Run, started, last.Run)
+	}
+}
+
+// A person has approved exactly what it had staged: that it failed afterwards must not make it another run, whose new
+// removals nobody could approve any more.
+func TestAnApprovedRunThatFailedIsNotGoneOnWith(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 1)
+	run := staged(t, db, 1)
+	get[state.Approval](t)(state.ApproveRun(t.Context(), db, "a", run, "write", uuid.New(), "why"))
+	must(t, state.EndRun(t.Context(), db, "a", run, state.Failed, nil, "the server is away"))
+	again, started := begin(t, db, state.NewRun{Kind: state.Census, Phase: "census", Resume: true})
+	if !started || again.Run == run {
+		t.Errorf("gone on with %+v, started %t", again, started)
+	}
+	if r := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run)); r.Status != state.Failed {
+		t.Errorf("the approved one is %s", r.Status)
+	}
+}
+
+func TestAStepOfARunThatWasEndedOrIsElsewhereDoesNotCount(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a")
+	run, _ := begin(t, db, state.NewRun{Kind: state.Sweep, Phase: "list"})
+	ctx := t.Context()
+	step := state.Step{Place: json.RawMessage(`7`), Progress: json.RawMessage(`{"done": 1}`), NameCoach: 2, BLNSent: 3}
+	must(t, state.NoteStep(ctx, db, "a", run.Run, "list", step))
+	must(t, state.NoteStep(ctx, db, "a", run.Run, "list", state.Step{BLNSent: 1})) // the place is where it was
+	at := get[state.Run](t)(state.GetRun(ctx, db, "a", run.Run))
+	if string(at.Place) != `7` || string(at.Progress) != `{"done": 1}` || at.RequestsNamecoach != 2 || at.RequestsBLN != 4 {
+		t.Errorf("it is at %+v", at)
+	}
+	must(t, state.NextPhase(ctx, db, "a", run.Run, "list", "link"))
+	at = get[state.Run](t)(state.GetRun(ctx, db, "a", run.Run))
+	if at.Phase != "link" || at.Place != nil || at.Progress != nil || at.RequestsBLN != 4 {
+		t.Errorf("the next phase begins as %+v", at)
+	}
+	refused := func(what, phase string) {
+		t.Helper()
+		for name, err := range map[string]error{
+			"NoteStep":  state.NoteStep(ctx, db, "a", run.Run, phase, step),
+			"NextPhase": state.NextPhase(ctx, db, "a", run.Run, phase, "link"),
+		} {
+			if !errors.Is(err, state.ErrStale) {
+				t.Errorf("%s of a run that %s: %v", name, what, err)
+			}
+		}
+	}
+	refused("is further already", "list")
+	must(t, state.EndRun(ctx, db, "a", run.Run, state.Failed, nil, "interrupted"))
+	refused("was ended", "link")
+	if err := state.EndRun(ctx, db, "a", run.Run, state.Done, nil, ""); !errors.Is(err, state.ErrStale) {
+		t.Errorf("it was ended twice: %v", err)
+	}
+	after := get[state.Run](t)(state.GetRun(ctx, db, "a", run.Run))
+	if after.Status != state.Failed || *after.Error != "interrupted" || after.Phase != "link" || after.RequestsBLN != 4 {
+		t.Errorf("it is %+v", after)
+	}
+	// What was sent was sent.
+	must(t, state.CountRequests(ctx, db, "a", run.Run, 1, 1))
+	if r := get[state.Run](t)(state.GetRun(ctx, db, "a", run.Run)); r.RequestsNamecoach != 3 || r.RequestsBLN != 5 {
+		t.Errorf("%d and %d requests", r.RequestsNamecoach, r.RequestsBLN)
+	}
+}
+
+func TestWhatIsWrittenIsProgressOnlyWhileItsRunWrites(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a")
+	run, _ := begin(t, db, state.NewRun{Kind: state.Sweep, Phase: "decide"})
+	written := func() string {
+		t.Helper()
+		must(t, state.CountWritten(t.Context(), db, "a", run.Run, 40, 2))
+		r := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
+		return fmt.Sprintf("%d %s", r.RequestsBLN, r.Progress)
+	}
+	must(t, state.NoteStep(t.Context(), db, "a", run.Run, "decide", state.Step{Progress: json.RawMessage(`{"done": 9}`)}))
+	if got := written(); got != `2 {"done": 9}` {
+		t.Errorf("while it decides: %s", got)
+	}
+	must(t, state.NextPhase(t.Context(), db, "a", run.Run, "decide", "write"))
+	if got := written(); got != `4 ` {
+		t.Errorf("before it has begun: %s", got)
+	}
+	for _, c := range []struct{ was, want string }{{`{"total": 100}`, `6 {"done": 40, "total": 100}`}, {`{"done": 10, "total": 100}`, `8 {"done": 50, "total": 100}`}} {
+		must(t, state.NoteStep(t.Context(), db, "a", run.Run, "write", state.Step{Progress: json.RawMessage(c.was)}))
+		if got := written(); got != c.want {
+			t.Errorf("from %s: %s, want %s", c.was, got, c.want)
+		}
+	}
+}
+
+// Who waits for a run ends it when interrupted. So nobody may take it from a process that lives, nor from the daemon.
+func TestARunIsHostedAnewOnlyWhereItsHostIsGone(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		silent float64 // seconds since the host's last sign of life; negative: the run is the daemon's
+		ended  bool
+		taken  bool
+	}{
+		"its host lives":       {0, false, false},
+		"its host is silent":   {state.Lease - 2, false, false},
+		"its host is gone":     {state.Lease + 1, false, true},
+		"it is the daemon's":   {-1, false, false},
+		"it was ended already": {state.Lease + 1, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := fresh(t, "a")
+			host, other := live(t, db, "a"), live(t, db, "a")
+			n := state.NewRun{Kind: state.Sweep}
+			if c.silent >= 0 {
+				n.Hosted = &host
+			}
+			run, _ := begin(t, db, n)
+			silence(t, db, host, c.silent)
+			if c.ended {
+				must(t, state.EndRun(t.Context(), db, "a", run.Run, state.Failed, nil, ""))
+			}
+			before := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
+			must(t, state.HostRun(t.Context(), db, "a", run.Run, other))
+			after := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
+			if c.taken {
+				before.Hosted = &other
+			}
+			if diff := cmp.Diff(before, after); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestTheMostUrgentOfTheRunningRunsIsFirst(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a")
+	ended(t, db, state.Census, state.Done)
+	var want []uuid.UUID
+	for _, n := range []state.NewRun{{Kind: state.Backfill, Priority: state.BackfillPriority}, {Kind: state.Sweep, Priority: state.SweepPriority}, {Kind: state.Collect, Priority: state.CollectPriority}} {
+		run, _ := begin(t, db, n)
+		want = append([]uuid.UUID{run.Run}, want...)
+	}
+	var got []uuid.UUID
+	for _, r := range get[[]state.Run](t)(state.RunningRuns(t.Context(), db, "a")) {
+		got = append(got, r.Run)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

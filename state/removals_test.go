@@ -1,0 +1,386 @@
+package state_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"namebridge/state"
+)
+
+// staged has a census of bridge a want users cleared, and leaves it waiting for a person.
+func staged(t testing.TB, db *pgxpool.Pool, users ...int64) uuid.UUID {
+	t.Helper()
+	want(t, db, "a", "clear", users...)
+	run, _ := begin(t, db, state.NewRun{Kind: state.Census})
+	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", run.Run)); n != len(users) {
+		t.Fatalf("%d of %d removals were staged", n, len(users))
+	}
+	must(t, state.EndRun(t.Context(), db, "a", run.Run, state.Quarantined, nil, ""))
+	return run.Run
+}
+
+// A recording, and the whole fragment, are what people would miss: the guard counts who loses one.
+func TestARemovalIsWhoeverLosesARecordingOrAll(t *testing.T) {
+	t.Parallel()
+	wanted := func(badge, recording string) state.Wanted {
+		value := map[string]*string{"name_badge_link": &badge, "recording_link": &recording}
+		if recording == "" {
+			value["recording_link"] = nil
+		}
+		raw, err := json.Marshal(value)
+		must(t, err)
+		return state.Wanted{UserID: 1, Action: "write", Value: raw, Digest: []byte(badge + "|" + recording), Source: []byte("s")}
+	}
+	there := func(w state.Wanted) state.Wanted {
+		w.There = true
+		return w
+	}
+	var (
+		clear   = state.Wanted{UserID: 1, Action: "clear"}
+		nothing = state.Wanted{UserID: 1}
+		badge   = wanted("b", "")
+		voice   = wanted("b", "r")
+	)
+	db, owner := fresh(t), uuid.New()
+	// A step is a decision, or "written": what is wanted is let through and written.
+	for name, c := range map[string]struct {
+		steps   []any
+		removal bool
+	}{
+		"everything":                          {[]any{voice, "written", clear}, true},
+		"everything, of a badge alone":        {[]any{badge, "written", clear}, true},
+		"everything, of somebody never seen":  {[]any{clear}, true},
+		"the recording":                       {[]any{voice, "written", badge}, true},
+		"a recording that was there already":  {[]any{there(voice), badge}, true},
+		"nothing: a badge from the start":     {[]any{badge}, false},
+		"nothing: another badge":              {[]any{badge, "written", wanted("c", "")}, false},
+		"nothing: another recording":          {[]any{voice, "written", wanted("b", "q")}, false},
+		"nothing: a badge becomes a voice":    {[]any{badge, "written", voice}, false},
+		"nothing that ever stood there":       {[]any{voice, badge}, false},
+		"nothing: a badge was there already":  {[]any{there(badge), wanted("c", "")}, false},
+		"nothing after it was cleared":        {[]any{voice, "written", clear, "written", badge}, false},
+		"nothing after the recording is gone": {[]any{voice, "written", badge, "written", wanted("c", "")}, false},
+
+		"the recording, decided again":              {[]any{voice, "written", badge, badge}, true},
+		"the recording, and then another badge":     {[]any{voice, "written", badge, wanted("c", "")}, true},
+		"everything, decided again":                 {[]any{voice, "written", clear, clear}, true},
+		"everything, then the recording alone":      {[]any{voice, "written", clear, badge}, true},
+		"the recording, called off in between":      {[]any{voice, "written", nothing, badge}, true},
+		"the recording, called off and wanted anew": {[]any{voice, "written", badge, nothing, wanted("c", "")}, true},
+		"a new recording lifts it":                  {[]any{voice, "written", badge, wanted("b", "q")}, false},
+		"a new recording lifts a clear":             {[]any{voice, "written", clear, wanted("b", "q")}, false},
+		"the recording after all":                   {[]any{voice, "written", badge, wanted("b", "q"), badge}, true},
+		"it is called off":                          {[]any{voice, "written", badge, nothing}, false},
+		"it stands there again":                     {[]any{voice, "written", badge, there(voice)}, false},
+	} {
+		bridge := name
+		get[state.Bridge](t)(state.EnsureBridge(t.Context(), db, bridge, 1))
+		get[int64](t)(state.StoreDirectory(t.Context(), db, bridge, 1, []state.DirectoryUser{user(1, "u@x", "")}, false))
+		claim := func() []state.Claimed {
+			return get[[]state.Claimed](t)(state.Claim(t.Context(), db, bridge, state.BackfillPriority, owner, 1))
+		}
+		for i, step := range c.steps {
+			if w, ok := step.(state.Wanted); ok {
+				wish(t, db, bridge, state.Wish{Run: uuid.New(), Urgency: state.SweepPriority}, w)
+				continue
+			}
+			must(t, state.ReleaseRemovals(t.Context(), db, bridge))
+			for _, c := range claim() {
+				must(t, state.Settle(t.Context(), db, bridge, []state.Outcome{{UserID: 1, Fence: c.Fence, Applied: true, Version: c.Version, Digest: c.WantedDigest, Source: c.WantedSource}}))
+			}
+			if value[bool](t, db, `SELECT wanted_version > applied_version FROM directory_users WHERE bridge = $1`, bridge) {
+				t.Fatalf("%s: after step %d it is still pending", name, i)
+			}
+		}
+		pending, _, err := state.CountRemovals(t.Context(), db, bridge, uuid.New())
+		must(t, err)
+		if (pending == 1) != c.removal {
+			t.Errorf("%s: %d removals", name, pending)
+		}
+		// What the guard does not count must not wait for it, and the other way round.
+		last := c.steps[len(c.steps)-1].(state.Wanted)
+		if wished := last.Action != "" && !last.There; (len(claim()) == 1) != (wished && !c.removal) {
+			t.Errorf("%s: it is claimed, or is not", name)
+		}
+	}
+}
+
+// What is written while something else is wanted by now may have brought a recording.
+func TestWhatLandsWhileNoneIsWantedMakesTheWishARemoval(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 1)
+	owner := live(t, db, "a")
+	sweep := state.Wish{Run: uuid.New(), Urgency: state.SweepPriority}
+	voice := state.Wanted{UserID: 1, Action: "write", Value: []byte(`{"recording_link": "r"}`), Digest: []byte("voice")}
+	badge := state.Wanted{UserID: 1, Action: "write", Value: []byte(`{"recording_link": null}`), Digest: []byte("badge")}
+	wish(t, db, "a", sweep, voice)
+	_, by := claim(t, db, owner, 1)
+	wish(t, db, "a", sweep, badge)
+	must(t, state.Settle(t.Context(), db, "a", []state.Outcome{{UserID: 1, Fence: by[1].Fence, Applied: true, Version: by[1].Version, Digest: by[1].WantedDigest}}))
+	if ids, _ := claim(t, db, owner, 1); len(ids) != 0 {
+		t.Error("a recording that has just come is taken away, and nobody has let that through")
+	}
+	wish(t, db, "a", sweep, badge)
+	if pending, _, err := state.CountRemovals(t.Context(), db, "a", sweep.Run); pending != 1 || err != nil {
+		t.Errorf("%d removals, %v", pending, err)
+	}
+}
+
+func TestARemovalIsGivenToNobodyBeforeItIsLetThrough(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 3)
+	owner := live(t, db, "a")
+	run, _ := begin(t, db, state.NewRun{Kind: state.Sweep})
+	by := state.Wish{Run: run.Run, Urgency: state.SweepPriority}
+	cleared := []state.Wanted{{UserID: 1, Action: "clear"}, {UserID: 2, Action: "clear"}}
+	wish(t, db, "a", by, append(cleared, state.Wanted{UserID: 3, Action: "write", Digest: []byte("x")})...)
+	if ids, _ := claim(t, db, owner, 10); !slices.Equal(ids, []int64{3}) {
+		t.Errorf("claimed: %v", ids)
+	}
+	if w := get[state.Work](t)(state.FindWork(t.Context(), db, "a", state.BackfillPriority)); w.Claimable {
+		t.Error("those who write are told of removals that they must not make")
+	}
+	if p := get[state.Pending](t)(state.PendingOf(t.Context(), db, "a", run.Run, state.SweepPriority)); p.Ready {
+		t.Error("the run waits for removals that nobody may make")
+	}
+	counts := func() [2]int {
+		t.Helper()
+		pending, done, err := state.CountRemovals(t.Context(), db, "a", run.Run)
+		must(t, err)
+		return [2]int{pending, done}
+	}
+	if got := counts(); got != [2]int{2, 0} {
+		t.Errorf("pending and done: %v", got)
+	}
+	must(t, state.ReleaseRemovals(t.Context(), db, "a"))
+	if got := counts(); got != [2]int{0, 2} {
+		t.Errorf("let through, pending and done: %v", got)
+	}
+	wish(t, db, "a", by, cleared...) // decided again
+	ids, claimed := claim(t, db, owner, 10)
+	if !slices.Equal(ids, []int64{1, 2}) {
+		t.Errorf("claimed when they were let through: %v", ids)
+	}
+	must(t, state.Settle(t.Context(), db, "a", []state.Outcome{{UserID: 1, Fence: claimed[1].Fence, Applied: true, Version: claimed[1].Version}}))
+	if got := counts(); got != [2]int{0, 2} {
+		t.Errorf("when one was made, pending and done: %v", got)
+	}
+	// Another wish is another thing.
+	wish(t, db, "a", by, state.Wanted{UserID: 2, Action: "write", Digest: []byte("x")})
+	wish(t, db, "a", by, state.Wanted{UserID: 2, Action: "clear"})
+	if got := counts(); got != [2]int{1, 1} {
+		t.Errorf("wanted anew, pending and done: %v", got)
+	}
+}
+
+func TestARemovalIsStagedOnce(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 6)
+	first := staged(t, db, 1, 2)
+	want(t, db, "a", "clear", 3, 4)
+	wish(t, db, "a", state.Wish{Run: uuid.New(), Urgency: state.Planned}, state.Wanted{UserID: 5, Action: "clear"}) // a plan's is nobody's
+	want(t, db, "a", "clear", 6)
+	must(t, state.MarkGone(t.Context(), db, "a", 4))
+	want(t, db, "a", "write", 6)
+	if unjudged := get[bool](t)(state.AnyUnjudged(t.Context(), db, "a")); !unjudged {
+		t.Error("a new removal is not noticed")
+	}
+	second, _ := begin(t, db, state.NewRun{Kind: state.Sweep})
+	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", second.Run)); n != 1 {
+		t.Errorf("%d were staged", n)
+	}
+	if unjudged := get[bool](t)(state.AnyUnjudged(t.Context(), db, "a")); unjudged {
+		t.Error("everything was staged, and yet something is new")
+	}
+	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", second.Run)); n != 0 {
+		t.Errorf("%d were staged again", n)
+	}
+	steps := func(run uuid.UUID) string {
+		t.Helper()
+		return value[string](t, db, `SELECT coalesce(string_agg(concat_ws(' ', user_id, action, version), ',' ORDER BY user_id), '') FROM plan_steps WHERE run = $1`, run)
+	}
+	if got := steps(first) + ";" + steps(second.Run); got != "1 clear 1,2 clear 1;3 clear 1" {
+		t.Errorf("staged: %s", got)
+	}
+	// A run that fails asks nobody: the next one does.
+	must(t, state.EndRun(t.Context(), db, "a", second.Run, state.Failed, nil, ""))
+	third, _ := begin(t, db, state.NewRun{Kind: state.Census})
+	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", third.Run)); n != 1 || steps(third.Run) != "3 clear 1" {
+		t.Errorf("%d were staged: %s", n, steps(third.Run))
+	}
+	// What is wanted anew is another thing than what was staged.
+	want(t, db, "a", "write", 1)
+	want(t, db, "a", "clear", 1)
+	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", third.Run)); n != 1 || steps(third.Run) != "1 clear 3,3 clear 1" {
+		t.Errorf("%d were staged: %s", n, steps(third.Run))
+	}
+}
+
+func TestApprovingLetsThroughWhatIsStillWantedAndNamesTheRest(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 8)
+	owner := live(t, db, "a")
+	run := staged(t, db, 1, 2, 3, 4, 5)
+	want(t, db, "a", "write", 2)                            // another thing
+	want(t, db, "a", "write", 3)                            // the same again, but
+	want(t, db, "a", "clear", 3)                            // that is for the guard to judge anew
+	wish(t, db, "a", state.Wish{}, state.Wanted{UserID: 4}) // nothing
+	must(t, state.MarkGone(t.Context(), db, "a", 5))
+	want(t, db, "a", "clear", 6) // not staged
+	want(t, db, "a", "write", 7)
+	exec(t, db, `UPDATE directory_users SET attempts = 3, retry_at = now() + interval '1 hour' WHERE user_id = 1`)
+
+	got := get[state.Approval](t)(state.ApproveRun(t.Context(), db, "a", run, "write", owner, "looked at\x00"))
+	if diff := cmp.Diff(state.Approval{Steps: 5, Moved: []int64{2, 3, 4, 5}}, got); diff != "" {
+		t.Error(diff)
+	}
+	r := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run))
+	if r.Status != state.Running || r.Phase != "write" || r.Priority != state.OnDemand || *r.Hosted != owner || r.EndedAt != nil || r.ResumedAt == nil {
+		t.Errorf("the run is %+v", r)
+	}
+	s := get[state.Staged](t)(state.CountSteps(t.Context(), db, "a", run))
+	if s.ApprovedAt == nil || s.ApprovedReason != "looked at\ufffd" {
+		t.Errorf("kept: %+v", s)
+	}
+	ids, by := claim(t, db, owner, 10)
+	if !slices.Equal(ids, []int64{1, 2, 7}) || by[1].Run != run || by[1].Attempts != 0 {
+		t.Errorf("claimed: %v %+v", ids, by[1])
+	}
+	if _, err := state.ApproveRun(t.Context(), db, "a", run, "write", owner, "again"); !errors.Is(err, state.ErrStale) {
+		t.Errorf("approved twice: %v", err)
+	}
+	must(t, state.EndRun(t.Context(), db, "a", run, state.Quarantined, nil, ""))
+	if _, err := state.ApproveRun(t.Context(), db, "a", run, "write", owner, "again"); !errors.Is(err, state.ErrStale) {
+		t.Errorf("approved twice, ended in between: %v", err)
+	}
+}
+
+func TestARunIsApprovedByOnePerson(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 1)
+	run := staged(t, db, 1)
+	var approved atomic.Int32
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			_, err := state.ApproveRun(t.Context(), db, "a", run, "write", uuid.New(), fmt.Sprint(i))
+			switch {
+			case err == nil:
+				approved.Add(1)
+			case !errors.Is(err, state.ErrStale):
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if approved.Load() != 1 {
+		t.Errorf("%d have approved it", approved.Load())
+	}
+}
+
+func TestOnlyAWaitingRunAndAFinishedPlanAreApproved(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		kind     state.Kind
+		status   state.RunStatus
+		approved bool
+	}{
+		{state.Census, state.Quarantined, true},
+		{state.Plan, state.Done, true},
+		{state.Plan, state.Failed, false},
+		{state.Plan, state.Running, false},
+		{state.Sweep, state.Done, false},
+		{state.Sweep, state.Failed, false},
+		{state.Sweep, state.Halted, false},
+		{state.Sweep, state.Running, false},
+	} {
+		t.Run(fmt.Sprint(c.kind, " ", c.status), func(t *testing.T) {
+			t.Parallel()
+			db := fresh(t, "a")
+			run, _ := begin(t, db, state.NewRun{Kind: c.kind, Phase: "first"})
+			if c.status != state.Running {
+				must(t, state.EndRun(t.Context(), db, "a", run.Run, c.status, nil, ""))
+			}
+			before := contents(t, db, "a")
+			_, err := state.ApproveRun(t.Context(), db, "a", run.Run, "write", uuid.New(), "why")
+			if c.approved && err != nil || !c.approved && !errors.Is(err, state.ErrStale) {
+				t.Errorf("%v", err)
+			}
+			if diff := cmp.Diff(before, contents(t, db, "a")); !c.approved && diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	if _, err := state.ApproveRun(t.Context(), fresh(t, "a"), "a", uuid.New(), "write", uuid.New(), ""); !errors.Is(err, state.ErrStale) {
+		t.Errorf("one that is not there: %v", err)
+	}
+}
+
+// A plan is data: whoever is in it is written when somebody wants that, by approving the plan or by a run of another kind.
+func TestPlannedUsersAreClaimedByNobodyUntilSomebodyWantsThemWritten(t *testing.T) {
+	t.Parallel()
+	plan := state.Wish{Run: uuid.New(), Urgency: state.Planned}
+	planned := []state.Wanted{{UserID: 1, Action: "write", Digest: []byte("x")}, {UserID: 2, Action: "clear"}}
+	for name, c := range map[string]struct {
+		then func(t *testing.T, db *pgxpool.Pool)
+		want []int64
+	}{
+		"nobody does":    {func(*testing.T, *pgxpool.Pool) {}, nil},
+		"the plan again": {func(t *testing.T, db *pgxpool.Pool) { wish(t, db, "a", plan, planned...) }, nil},
+		"the guard":      {func(t *testing.T, db *pgxpool.Pool) { must(t, state.ReleaseRemovals(t.Context(), db, "a")) }, nil},
+		"a sweep wants it": {func(t *testing.T, db *pgxpool.Pool) {
+			wish(t, db, "a", state.Wish{Run: uuid.New(), Urgency: state.SweepPriority}, planned...)
+		}, []int64{1}},
+		"a sweep takes it up": {func(t *testing.T, db *pgxpool.Pool) {
+			must(t, state.Adopt(t.Context(), db, "a", uuid.New(), state.SweepPriority))
+		}, []int64{1}},
+		"a person approves it": {func(t *testing.T, db *pgxpool.Pool) {
+			run := ended(t, db, state.Plan, state.Done).Run
+			must(t, state.StorePlanSteps(t.Context(), db, "a", run, []state.PlanStep{{UserID: 1, Action: "write", Version: 1}, {UserID: 2, Action: "clear", Version: 1}}))
+			get[state.Approval](t)(state.ApproveRun(t.Context(), db, "a", run, "write", uuid.New(), "why"))
+		}, []int64{1, 2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := directory(t, 2)
+			if n := wish(t, db, "a", plan, planned...); n != 2 {
+				t.Errorf("%d are pending", n)
+			}
+			if n := get[int](t)(state.CountPending(t.Context(), db, "a")); n != 2 {
+				t.Errorf("%d are pending", n)
+			}
+			if pending, _, err := state.CountRemovals(t.Context(), db, "a", plan.Run); pending != 0 || err != nil {
+				t.Errorf("the guard judges %d removals of a plan, %v", pending, err)
+			}
+			c.then(t, db)
+			if ids, _ := claim(t, db, live(t, db, "a"), 10); !slices.Equal(ids, c.want) {
+				t.Errorf("claimed: %v", ids)
+			}
+		})
+	}
+}
+
+// A plan looks at what others want and leaves that to them.
+func TestAPlanDoesNotKeepOthersFromWriting(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 1)
+	at := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+	collect := state.Wish{Run: uuid.New(), Urgency: state.CollectPriority, Window: &at}
+	w := state.Wanted{UserID: 1, Action: "write", Digest: []byte("x")}
+	wish(t, db, "a", collect, w)
+	wish(t, db, "a", state.Wish{Run: uuid.New(), Urgency: state.Planned}, w)
+	cs := get[[]state.Claimed](t)(state.Claim(t.Context(), db, "a", state.CollectPriority, live(t, db, "a"), 1))
+	if len(cs) != 1 || cs[0].Version != 1 || cs[0].Window == nil || !cs[0].Window.Equal(at) {
+		t.Errorf("claimed: %+v", cs)
+	}
+}
