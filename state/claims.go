@@ -118,8 +118,10 @@ func PendingOf(ctx context.Context, q Querier, bridge string, run uuid.UUID, urg
 	p, err := one[Pending](q.Query(ctx, `WITH x AS MATERIALIZED (SELECT EXISTS (SELECT 1 FROM directory_users d WHERE `+claimable+` AND d.wanted_run = $3)
 				OR EXISTS (SELECT 1 FROM journal o JOIN directory_users d ON d.bridge = $1 AND d.user_id = o.user_id
 					WHERE o.bridge = $1 AND o.state = 'sending' AND `+free+` AND `+ripe+`) AS ready),
-		y AS MATERIALIZED (SELECT ready, NOT ready AND EXISTS (SELECT 1 FROM directory_users d -- who is gone, too, until its people are looked at
-			WHERE d.bridge = $1 AND d.urgency <= $2 AND d.wanted_version > d.applied_version AND d.wanted_run = $3 AND NOT `+free+`) AS claimed FROM x)
+		-- Who turns out to be gone is claimed until its people are looked at.
+		y AS MATERIALIZED (SELECT ready, NOT ready AND (EXISTS (SELECT 1 FROM directory_users d
+				WHERE d.bridge = $1 AND d.urgency <= $2 AND `+pending+` AND d.wanted_run = $3 AND NOT `+free+`)
+			OR EXISTS (SELECT 1 FROM directory_users d WHERE d.bridge = $1 AND d.gone_at IS NOT NULL AND d.wanted_run = $3 AND NOT `+free+`)) AS claimed FROM x)
 		SELECT ready, claimed, CASE WHEN NOT ready AND NOT claimed THEN (SELECT min(retry_at) FROM directory_users d
 			WHERE d.bridge = $1 AND d.urgency <= $2 AND `+pending+` AND d.wanted_run = $3 AND NOT `+ripe+`) END AS retry FROM y`, bridge, urgency, run))
 	if err != nil {
