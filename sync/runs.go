@@ -125,7 +125,7 @@ func (w *worker) await(ctx context.Context, id uuid.UUID) (Result, error) {
 			return Result{Run: id, Status: state.Failed}, err
 		case err != nil: // the database is away for a moment, or the lease will be over
 		case row.Status != state.Running:
-			return w.result(row)
+			return w.result(ctx, row)
 		default:
 			w.b.show(row)
 		}
@@ -141,7 +141,7 @@ func (w *worker) await(ctx context.Context, id uuid.UUID) (Result, error) {
 }
 
 // result is what an ended run came to.
-func (w *worker) result(row state.Run) (Result, error) {
+func (w *worker) result(ctx context.Context, row state.Run) (Result, error) {
 	res := Result{Run: row.Run, Kind: row.Kind, Status: row.Status}
 	if row.Counts != nil {
 		if err := json.Unmarshal(row.Counts, &res); err != nil {
@@ -151,17 +151,20 @@ func (w *worker) result(row state.Run) (Result, error) {
 	if e, ok := w.ended.Load(row.Run); ok {
 		return res, e.(*ending).problem
 	}
-	switch text := "it does not say why"; {
-	case row.Status == state.Done, row.Status == state.Quarantined:
-		return res, nil
-	case row.Error != nil:
+	text := "it does not say why"
+	if row.Error != nil {
 		text = *row.Error
-		fallthrough
-	case row.Status == state.Failed:
-		return res, errors.New(text)
-	default:
+	}
+	switch row.Status {
+	case state.Done, state.Quarantined:
+		return res, nil
+	case state.Halted:
+		if stored, err := state.GetBridge(ctx, w.db, w.b.Name); err == nil && stored.HaltedAt != nil {
+			return res, haltOf(stored)
+		}
 		return res, &HaltedError{Since: time.Now(), Reason: strings.TrimPrefix(text, "halted: "), Run: row.Run}
 	}
+	return res, errors.New(text)
 }
 
 // interrupt ends the run, if it is this command's own, when the command is stopped: the next of its kind goes on with it.

@@ -150,7 +150,7 @@ func (g *gate) onceEach(t *testing.T, total int) {
 // process is the program, running.
 type process struct {
 	*exec.Cmd
-	stderr bytes.Buffer
+	stderr logged
 }
 
 func (p *place) start(t *testing.T, program string, args ...string) *process {

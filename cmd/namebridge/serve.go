@@ -151,6 +151,9 @@ func (s *service) keep(ctx context.Context, cfg *config.Config, stopServer func(
 		return err
 	}
 	defer closePool(db)
+	if !s.tell("  %-10s ready, schema %d", "database", schema) {
+		s.log.Info("the database is ready", "schema", schema)
+	}
 	w := &work{db: db, schema: schema}
 	for _, b := range s.bridges {
 		b.DB = db

@@ -6,13 +6,21 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/sethvargo/go-envconfig"
 
+	"namebridge/internal/postgres"
 	"namebridge/internal/postgres/testdb"
 	"namebridge/internal/simulator"
 )
@@ -159,5 +167,412 @@ func TestServeBringsAnEmptyDatabaseToWhatShouldBeAndKeepsItThere(t *testing.T) {
 	}
 	for _, v := range p.Violations() {
 		t.Error(v)
+	}
+}
+
+// tunnel stands before a Postgres, so that it can be away for a while.
+type tunnel struct {
+	listener net.Listener
+	mu       sync.Mutex
+	to       string // host:port; "" while nobody is there
+	open     map[net.Conn]bool
+}
+
+func newTunnel(t *testing.T) *tunnel {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // for as long as the test
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &tunnel{listener: listener, open: map[net.Conn]bool{}}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() { u.carry(c) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		u.lead("")
+		serving.Wait()
+	})
+	return u
+}
+
+// lead sends new connections elsewhere, and ends those that are open.
+func (u *tunnel) lead(to string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.to = to
+	for c := range u.open {
+		_ = c.Close()
+	}
+	clear(u.open)
+}
+
+func (u *tunnel) carry(from net.Conn) {
+	defer func() { _ = from.Close() }()
+	u.mu.Lock()
+	to, err := net.Conn(nil), error(nil)
+	if u.to != "" {
+		if to, err = net.Dial("tcp", u.to); err == nil { //nolint:noctx // to this machine
+			u.open[from], u.open[to] = true, true
+		}
+	}
+	u.mu.Unlock()
+	if to == nil || err != nil {
+		return
+	}
+	var back sync.WaitGroup
+	back.Go(func() {
+		_, _ = io.Copy(from, to) // until either end is closed
+		_ = from.Close()
+	})
+	_, _ = io.Copy(to, from)
+	_ = to.Close()
+	back.Wait()
+}
+
+// through is the URL that leads through the tunnel to where url leads.
+func (u *tunnel) through(t *testing.T, at string) (through, to string) {
+	t.Helper()
+	parsed, err := url.Parse(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to = parsed.Host
+	parsed.Host = u.listener.Addr().String()
+	return parsed.String(), to
+}
+
+func TestServeWaitsForTheDatabaseAndGoesOnWhenItWasAway(t *testing.T) {
+	t.Parallel()
+	folder, err := os.MkdirTemp("/tmp", "namebridge-data-") //nolint:usetesting // t.TempDir is closed to root's Postgres, which is not root
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(folder) })
+	if err := os.Chmod(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var server *postgres.Server
+	begin := func() string {
+		t.Helper()
+		if server, err = postgres.Start(t.Context(), postgres.Options{Dir: filepath.Join(folder, "postgres")}); err != nil {
+			t.Fatal(err)
+		}
+		return server.URL()
+	}
+	halt := func() {
+		t.Helper()
+		if err := server.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	address, way := begin(), newTunnel(t)
+	through, _ := way.through(t, address)
+	halt()
+	p := newPlace(t, simulator.Options{Seed: 10, Users: 40}).lively(map[string]string{"DATABASE_URL": through})
+
+	d := p.serve(t)
+	d.answers(t, "/healthz", 200, "ok")
+	d.answers(t, "/readyz", 503, "the database cannot be used yet")
+	d.answers(t, "/metrics", 200, "namebridge_database_up 0")
+	eventually(t, "said that it waits", func() string {
+		if len(d.lines("the database cannot be used yet: trying again")) < 2 {
+			return d.log.String()
+		}
+		return ""
+	})
+	up := func() {
+		t.Helper()
+		_, to := way.through(t, begin())
+		way.lead(to)
+	}
+	up()
+	p.right(t)
+	d.answers(t, "/readyz", 200, "ok")
+
+	halt()
+	d.answers(t, "/readyz", 503, "")
+	d.answers(t, "/healthz", 200, "ok")
+	p.addPerson("S-while-away")
+	up()
+	d.answers(t, "/readyz", 200, "ok")
+	p.right(t)
+	d.stop()
+	d.ends(t, 0)
+	halt()
+	if strings.Contains(d.log.String(), strings.Split(strings.Split(address, ":")[2], "@")[0]) {
+		t.Error("the database's password is in the log")
+	}
+}
+
+func TestServeThatNeverReachedTheDatabaseEndsWhenItIsTold(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{}).lively(nil)
+	through, _ := newTunnel(t).through(t, p.env["DATABASE_URL"])
+	d := p.with(map[string]string{"DATABASE_URL": through}).serve(t)
+	d.answers(t, "/healthz", 200, "ok")
+	d.stop()
+	d.ends(t, 0)
+}
+
+// What is wrong with one bridge is no other's business.
+func TestABridgeThatCannotWorkKeepsNoOtherFromWorking(t *testing.T) {
+	t.Parallel()
+	good, locked, stranger := newPlace(t, simulator.Options{Seed: 11, Users: 40}), newPlace(t, simulator.Options{Seed: 12, Users: 10}), newPlace(t, simulator.Options{Users: 5})
+	p := good.lively(map[string]string{"BRIDGES": "good,locked,stranger"})
+	for prefix, other := range map[string]*place{"LOCKED_": locked, "STRANGER_": stranger} {
+		for _, name := range []string{"NAMECOACH_URL", "BLN_URL"} {
+			p.env[prefix+name] = other.env[name]
+		}
+	}
+	p.env["LOCKED_BLN_PASSWORD"] = "wrong-password"
+	p.exec(t, `INSERT INTO bridges (bridge, organization_id) VALUES ('stranger', 1)`)
+	d := p.serve(t)
+	good.right(t)
+	d.answers(t, "/readyz", 200, "ok")
+	eventually(t, "told", func() string {
+		for bridge, text := range map[string]string{"locked": "refuses the user name, the password", "stranger": "the database holds bridge stranger for organization 1, not 4711"} {
+			if !slices.ContainsFunc(slices.Concat(d.lines("a run ended"), d.lines("took no part in the work for a moment")), func(line map[string]any) bool {
+				problem, _ := line["problem"].(string)
+				return line["bridge"] == bridge && strings.Contains(problem, text)
+			}) {
+				return bridge + ": " + d.log.String()
+			}
+		}
+		return ""
+	})
+	good.addPerson("S-1")
+	good.right(t)
+	if n := locked.Counts()["bln users.put"] + stranger.Counts()["bln users.put"]; n > 0 {
+		t.Errorf("%d writes to those that cannot work", n)
+	}
+	if o := p.run(t, "status").ends(t, 0); !strings.Contains(o.stdout, "by 1 daemon") || !strings.Contains(o.stdout, "by nobody") {
+		t.Errorf("%s", o.stdout)
+	}
+	d.stop()
+	d.ends(t, 0)
+	if strings.Contains(d.log.String(), "wrong-password") {
+		t.Error("a password is in the log")
+	}
+}
+
+// Two processes work on one run, whoever has started it, and what a daemon keeps does not end a command.
+func TestACommandBesideADaemonDoesItsRun(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{Seed: 13, Users: 80}).lively(nil)
+	d := p.serve(t)
+	p.right(t)
+	user := p.addPerson("S-1")
+	p.right(t)
+	if err := p.EditOtherInfo(user, "namecoach", `{"name_badge_link": "https://somebody.example/else"}`); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"sweep", "backfill", "collect", "census"} {
+		checkResult(t, p.run(t, kind, "--output", "json").ends(t, 0).object(t), kind, "done")
+		if kind == "sweep" && p.Mismatch(user) != "" {
+			t.Errorf("the sweep has not repaired what somebody changed: %s", p.Mismatch(user))
+		}
+	}
+	one := p.run(t, "status", "-o", "json").ends(t, 0).object(t)["bridges"].([]any)[0].(map[string]any)
+	replicas, next := one["replicas"].([]any), keys(one["next"])
+	if len(replicas) != 1 || replicas[0].(map[string]any)["serves"] != true || !slices.Equal(keys(replicas[0]), []string{"host", "serves", "since"}) {
+		t.Errorf("replicas are %v", replicas)
+	}
+	if !slices.Equal(next, []string{"census", "collect", "sweep"}) {
+		t.Errorf("next are %v", next)
+	}
+	d.stop()
+	d.ends(t, 0)
+	if o := p.run(t, "status").ends(t, 0); !strings.Contains(o.stdout, "by nobody") {
+		t.Errorf("%s", o.stdout)
+	}
+	for _, v := range p.Violations() {
+		t.Error(v)
+	}
+}
+
+// A daemon goes on by itself when somebody has looked into a halt.
+func TestWhatAHaltHasStoppedGoesOnWithAResume(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{Seed: 3, Users: 80, DropForeignKeyOnPut: simulator.Tamper{At: 5}}).lively(nil)
+	d := p.serve(t)
+	eventually(t, "halted", func() string {
+		if o := p.run(t, "status"); !strings.Contains(o.stdout, "HALTED since") || !strings.Contains(o.stdout, "namebridge runs show") {
+			return o.stdout
+		}
+		return ""
+	})
+	p.ResetCounts()
+	p.run(t, "backfill").ends(t, 3, "HALTED since")
+	if n := p.Counts()["bln users.put"]; n > 0 {
+		t.Errorf("%d writes while halted", n)
+	}
+	d.answers(t, "/readyz", 200, "ok") // it would write
+	if o := p.run(t, "resume", "--reason", "seen to").ends(t, 0); !strings.Contains(o.stdout, "The daemon writes what is pending") {
+		t.Errorf("%s", o.stdout)
+	}
+	p.right(t)
+}
+
+func TestServeSaysAtOnceWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{}).lively(nil)
+	taken, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // for as long as the test
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = taken.Close() })
+	for name, c := range map[string]struct {
+		env   map[string]string
+		code  int
+		tells []string
+	}{
+		"everything at once": {
+			map[string]string{"NAMECOACH_TOKEN": "", "BLN_ORGANIZATION_ID": "acme-inc", "COLLECT_SCHEDULE": "now and then", "LISTEN_ADDR": "here", "DATABASE_URL": ""},
+			2,
+			[]string{"5 problems", "NAMECOACH_TOKEN", "BLN_ORGANIZATION_ID", "COLLECT_SCHEDULE", "LISTEN_ADDR", "DATABASE_URL", "namebridge config --help"},
+		},
+		"a taken address":    {map[string]string{"LISTEN_ADDR": taken.Addr().String()}, 1, []string{"LISTEN_ADDR", "address already in use"}},
+		"a database nowhere": {map[string]string{"DATABASE_URL": "postgres://u:hunter2@127.0.0.1:99999/x"}, 2, []string{"DATABASE_URL"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := p.with(c.env).serve(t)
+			d.ends(t, c.code)
+			for _, text := range c.tells {
+				if !strings.Contains(d.log.String(), text) {
+					t.Errorf("does not tell %q:\n%s", text, d.log)
+				}
+			}
+			if strings.Contains(d.log.String(), "hunter2") {
+				t.Error("the password is shown")
+			}
+		})
+	}
+}
+
+func TestServeStartsAPrivatePostgres(t *testing.T) {
+	t.Parallel()
+	data, err := os.MkdirTemp("/tmp", "namebridge-data-") //nolint:usetesting // t.TempDir is closed to root's Postgres, which is not root
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(data) })
+	if err := os.Chmod(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := newPlace(t, simulator.Options{Seed: 14, Users: 30}).lively(map[string]string{"DATABASE_URL": "embedded", "XDG_DATA_HOME": data})
+	d := p.serve(t)
+	p.right(t)
+	p.run(t, "status").ends(t, 1, "in use by another process")
+	d.stop()
+	d.ends(t, 0)
+	if o := p.run(t, "status").ends(t, 0); !strings.Contains(o.stdout, "coverage") {
+		t.Errorf("%s", o.stdout)
+	}
+}
+
+// SIGTERM during writes: what was sent is finished, and nothing is left for others to look into.
+func TestAProgramThatIsToldToEndLeavesNothingOpen(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{Seed: 15, Users: 150, BLNLatency: 20 * time.Millisecond})
+	foreign, truth := p.ForeignDigests("namecoach"), p.Truth().Totals
+	g := newGate(t, p)
+	p = p.lively(map[string]string{"BLN_URL": g.URL})
+	started := make(chan *process, 1)
+	told := make(chan time.Time, 1)
+	g.hang(hooks{before: func(n int) bool {
+		if n == 30 {
+			child := <-started
+			told <- time.Now()
+			if err := child.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Error(err)
+			}
+		}
+		return true
+	}})
+	bin := program(t)
+	child := p.start(t, bin, "serve")
+	started <- child
+	if err := child.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, child.stderr.String())
+	}
+	if took := time.Since(<-told); took > 10*time.Second {
+		t.Errorf("it took %v to end", took)
+	}
+	for what, statement := range map[string]string{
+		"writes whose outcome is open":    `SELECT count(*) FROM journal WHERE state = 'sending' OR before IS NOT NULL`,
+		"users still claimed":             `SELECT count(*) FROM directory_users WHERE claim_owner IS NOT NULL`,
+		"processes that seem to be alive": `SELECT count(*) FROM workers`,
+	} {
+		if n := p.sql(t, statement); n != 0 {
+			t.Errorf("%d %s", n, what)
+		}
+	}
+	if n := p.sql(t, `SELECT count(*) FROM directory_users WHERE wanted_version > applied_version`); n == 0 {
+		t.Error("nothing was left to do: it was not stopped during writes")
+	}
+	g.hang(hooks{})
+	d := p.serve(t)
+	p.right(t)
+	d.stop()
+	d.ends(t, 0)
+	g.onceEach(t, truth.Written)
+	now := p.ForeignDigests("namecoach")
+	for id, digest := range foreign {
+		if now[id] != digest {
+			t.Errorf("user %d: foreign keys are not what they were", id)
+		}
+	}
+}
+
+// Whoever presses Ctrl-C twice does not want to wait.
+func TestASecondSignalEndsTheProgramAtOnce(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{Seed: 16, Users: 60})
+	g := newGate(t, p)
+	p = p.lively(map[string]string{"BLN_URL": g.URL})
+	wait := make(chan struct{})
+	defer close(wait)
+	started := make(chan *process, 1)
+	var once sync.Once
+	g.hang(hooks{before: func(int) bool {
+		once.Do(func() {
+			child := <-started
+			if err := child.Process.Signal(os.Interrupt); err != nil {
+				t.Error(err)
+			}
+			eventually(t, "stopping", func() string {
+				if !strings.Contains(child.stderr.String(), `"msg":"stopping"`) {
+					return child.stderr.String()
+				}
+				return ""
+			})
+			if err := child.Process.Signal(os.Interrupt); err != nil {
+				t.Error(err)
+			}
+		})
+		<-wait // what was sent gets no answer
+		return false
+	}})
+	child := p.start(t, program(t), "serve")
+	started <- child
+	ended := make(chan error, 1)
+	go func() { ended <- child.Wait() }()
+	select {
+	case err := <-ended:
+		if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); err == nil || !ok || !status.Signaled() {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(within):
+		t.Error("it does not end")
+		_ = child.Process.Kill()
 	}
 }

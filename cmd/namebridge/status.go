@@ -158,6 +158,7 @@ func readStatus(ctx context.Context, db *pgxpool.Pool, bridge string) (bridgeSta
 }
 
 func (s bridgeStatus) print(w io.Writer, environment envconfig.Lookuper) {
+	line := func(name, value string) { fmt.Fprintf(w, "  %-10s %s\n", name, strings.TrimSpace(value)) }
 	fmt.Fprintf(w, "bridge %s\n", s.Bridge)
 	if s.Halted != nil {
 		fmt.Fprintf(w, "\n%s since %s\n%s\n", alarm(w, environment, "HALTED"), s.Halted.Since.Local().Format(time.DateTime), s.Halted.Reason)
@@ -173,9 +174,9 @@ func (s bridgeStatus) print(w io.Writer, environment envconfig.Lookuper) {
 	}
 	if s.Cursor == nil && len(s.Runs) == 0 {
 		fmt.Fprintf(w, "  nothing was run yet. See what would happen: namebridge plan%s\n", s.flag)
+		line("served", s.served())
 		return
 	}
-	line := func(name, value string) { fmt.Fprintf(w, "  %-10s %s\n", name, strings.TrimSpace(value)) }
 	line("coverage", coverage(s.Synced, s.Users))
 	line("held", thousands(s.Held.Sum())+"   "+strings.Join(heldLines(s.Held), "\n"+strings.Repeat(" ", 16+len(thousands(s.Held.Sum())))))
 	line("pending", thousands(s.Pending))
