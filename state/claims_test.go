@@ -511,15 +511,3 @@ func TestSomeOfTheWrittenAreNamedNewestFirst(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
-
-func TestAProcessSilentForADayIsForgotten(t *testing.T) {
-	t.Parallel()
-	db := fresh(t, "a")
-	old, young := live(t, db, "a"), live(t, db, "a")
-	silence(t, db, old, 24*3600+1)
-	silence(t, db, young, 23*3600)
-	get[state.Company](t)(state.Heartbeat(t.Context(), db, "a", young))
-	if got := value[string](t, db, `SELECT string_agg(owner::text, ',') FROM workers`); got != young.String() {
-		t.Errorf("known: %s", got)
-	}
-}

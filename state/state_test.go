@@ -67,6 +67,14 @@ func get[T any](t testing.TB) func(T, error) T {
 	}
 }
 
+// undone does something of which nothing stays.
+func undone(t testing.TB, db *pgxpool.Pool, do func(tx pgx.Tx)) {
+	t.Helper()
+	tx := get[pgx.Tx](t)(db.Begin(t.Context()))
+	defer func() { must(t, tx.Rollback(t.Context())) }()
+	do(tx)
+}
+
 // participant is a row of somebody with that address in that event.
 func participant(email, event string) state.Participant {
 	return state.Participant{
