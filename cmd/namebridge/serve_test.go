@@ -180,7 +180,7 @@ type tunnel struct {
 
 func newTunnel(t *testing.T) *tunnel {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // for as long as the test
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -424,7 +424,7 @@ func TestWhatAHaltHasStoppedGoesOnWithAResume(t *testing.T) {
 func TestServeSaysAtOnceWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, simulator.Options{}).lively(nil)
-	taken, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // for as long as the test
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"namebridge/internal/simulator"
+)
+
+// crowd is a place where n people were carried over, and their users.
+func crowd(t *testing.T, n int) (p *place, users []int64, rows []int64) {
+	t.Helper()
+	p = newPlace(t, simulator.Options{})
+	for i := range n {
+		users = append(users, p.addPerson(fmt.Sprint("S-", i)))
+	}
+	p.run(t, "backfill").ends(t, 0)
+	for _, r := range p.Participants() {
+		rows = append(rows, r.ID)
+	}
+	return p, users, rows
+}
+
+// cleared says of which users nothing is left but null.
+func (p *place) cleared(users []int64) (all []int64) {
+	for _, id := range users {
+		if !strings.Contains(p.UserOtherInfo(id), "https://www.name-coach.com/") {
+			all = append(all, id)
+		}
+	}
+	return all
+}
+
+func TestWhoIsGoneFromNameCoachIsClearedByTheSecondCensus(t *testing.T) {
+	t.Parallel()
+	p, users, rows := crowd(t, 4)
+	p.DeleteParticipant(rows[1])
+	for i, cleared := range []float64{0, 1, 0} {
+		object := p.run(t, "census", "--output", "json").ends(t, 0).object(t)
+		checkResult(t, object, "census", "done")
+		if object["cleared"] != cleared {
+			t.Errorf("census %d cleared %v, want %v", i+1, object["cleared"], cleared)
+		}
+	}
+	if diff := cmp.Diff(users[1:2], p.cleared(users)); diff != "" {
+		t.Error(diff)
+	}
+	for _, m := range p.Mismatches(5) {
+		t.Error(m)
+	}
+}
+
+// strict is the place with a guard that lets nobody be cleared unseen.
+func (p *place) strict() *place {
+	return p.with(map[string]string{"GUARD_MAX_CLEARS": "0", "GUARD_MAX_CLEAR_PERCENT": "0"})
+}
+
+func TestApprovingLetsThroughExactlyWhatWasStaged(t *testing.T) {
+	t.Parallel()
+	p, users, rows := crowd(t, 6)
+	p = p.strict()
+	for _, row := range rows[:4] {
+		p.DeleteParticipant(row)
+	}
+	p.run(t, "census").ends(t, 0)
+	staged := p.run(t, "census", "--output", "json").ends(t, 3).object(t)
+	checkResult(t, staged, "census", "quarantined")
+	id := staged["run"].(string)
+	if n := p.cleared(users); len(n) > 0 {
+		t.Fatalf("the guard let %d through", len(n))
+	}
+	p.run(t, "status").ends(t, 0).tellsOut(t, "QUARANTINED", "namebridge runs show "+id[:8], "namebridge runs approve "+id[:8]+" --reason")
+	p.run(t, "runs", "show", id).ends(t, 0).tellsOut(t, "QUARANTINED", "Staged for 4 users: write 0 · clear 4", "namebridge runs approve "+id[:8])
+
+	// One of them is back before anybody looks, and one leaves only afterwards.
+	p.addBack("S-0", users[0])
+	p.run(t, "collect").ends(t, 0)
+	p.DeleteParticipant(rows[5])
+	p.run(t, "runs", "approve", id[:8]).ends(t, 2, "--reason is required")
+	p.with(map[string]string{"BLN_PASSWORD": ""}).run(t, "runs", "approve", id[:8], "--reason", "x").ends(t, 2, "BLN_PASSWORD")
+	p.run(t, "runs", "approve", "ffff", "--reason", "x").ends(t, 1, "no run whose id begins with ffff")
+
+	o := p.run(t, "runs", "approve", id[:8], "--reason", "they have left").ends(t, 0)
+	o.tellsOut(t, "Approved census "+id[:8]+": 3 of 4 users let through.", "1 is left out, since something else is wanted by now:\n  "+fmt.Sprint(users[0])+"\n", "Done in", "cleared")
+	if diff := cmp.Diff(users[1:4], p.cleared(users)); diff != "" {
+		t.Errorf("cleared: %s", diff)
+	}
+	p.run(t, "runs", "show", id).ends(t, 0).tellsOut(t, "approved", "they have left")
+	p.run(t, "runs", "approve", id, "--reason", "again").ends(t, 1, "waits for nobody", "it was approved at")
+	for _, args := range [][]string{{"sweep"}, {"backfill"}, {"collect"}} {
+		p.run(t, args...).ends(t, 0)
+	}
+	if diff := cmp.Diff(users[1:4], p.cleared(users)); diff != "" {
+		t.Errorf("cleared in the end: %s", diff)
+	}
+}
+
+// addBack makes a person known to NameCoach again.
+func (p *place) addBack(key string, user int64) {
+	p.AddParticipant(simulator.Participant{
+		For: user, Kind: simulator.Recorded, Email: key + "@people.example", InstitutionID: key, EventAccessCode: "E2", EventTitle: "Staff",
+		NameBadgeLink: "https://www.name-coach.com/" + key + "-again", RecordingLink: "https://namewaves.s3.amazonaws.com/" + key + ".mp3", RecordingID: "2",
+	})
+}
+
+// A plan is a stored run: approving it does that, whatever else there would be to do by now.
+func TestApprovingAPlanCarriesOutThatPlan(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{})
+	planned := []int64{p.addPerson("S-1"), p.addPerson("S-2")}
+	o := p.run(t, "plan").ends(t, 0)
+	_, rest, found := strings.Cut(o.stdout, "namebridge runs approve ")
+	if !found {
+		t.Fatalf("a plan does not say how it is approved:\n%s", o.stdout)
+	}
+	id := strings.Fields(rest)[0]
+	later := p.addPerson("S-3")
+	object := p.run(t, "runs", "approve", id, "--reason", "looked through", "--output", "json").ends(t, 0).object(t)
+	if diff := cmp.Diff(slices.Sorted(slices.Values(append(slices.Clone(resultKeys), "approved", "left_out"))), keys(object)); diff != "" {
+		t.Error(diff)
+	}
+	if object["kind"] != "plan" || object["status"] != "done" || object["approved"] != 2.0 || object["written"] != 2.0 || len(object["left_out"].([]any)) != 0 {
+		t.Errorf("%v", object)
+	}
+	if diff := cmp.Diff([]int64{later}, p.cleared(append(planned, later))); diff != "" {
+		t.Errorf("not written: %s", diff)
+	}
+	p.run(t, "runs", "show", id).ends(t, 0).tellsOut(t, "approved", "written 2", "2 writes: verified 2")
+	p.run(t, "backfill").ends(t, 0)
+	for _, m := range p.Mismatches(5) {
+		t.Error(m)
+	}
+}
+
+func TestOnlyWhatWaitsForAPersonCanBeApproved(t *testing.T) {
+	t.Parallel()
+	p, _, _ := crowd(t, 2)
+	id := p.run(t, "sweep", "-o", "json").ends(t, 0).object(t)["run"].(string)
+	p.run(t, "runs", "approve", id, "--reason", "x").ends(t, 1, "waits for nobody", "it has staged nothing")
+	plan := p.run(t, "plan", "-o", "json").ends(t, 0).object(t)["run"].(string)
+	p.run(t, "runs", "approve", plan, "--reason", "x").ends(t, 1, "it has staged nothing")
+	p.addPerson("S-9")
+	plan = p.run(t, "plan", "-o", "json").ends(t, 0).object(t)["run"].(string)
+	p.exec(t, `UPDATE bridges SET halted_at = now(), halt_reason = 'a key was lost'`)
+	p.run(t, "runs", "approve", plan, "--reason", "x").ends(t, 3, "HALTED since", "a key was lost", "namebridge resume")
+	p.run(t, "resume", "--reason", "seen to").ends(t, 0)
+	p.run(t, "backfill").ends(t, 0)
+	p.run(t, "runs", "approve", plan, "--reason", "x").ends(t, 1, "waits for nobody", "nothing is wanted any more as it was")
+	p.exec(t, `UPDATE runs SET status = 'running', phase = 'read' WHERE run = $1`, plan)
+	p.run(t, "runs", "approve", plan, "--reason", "x").ends(t, 1, "it is not over yet")
+}
+
+// What a person decides about a hold is written at once where both APIs can be asked.
+func TestLinkingAndReleasingByHandWriteAtOnce(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{})
+	p.addPerson("S-1")
+	user := p.AddUser(simulator.NewUser{Username: "unlike@people.example", FirstName: "A", LastName: "B"})
+	p.AddParticipant(simulator.Participant{
+		For: user, Kind: simulator.Recorded, Email: "other@people.example", InstitutionID: "X-1", EventAccessCode: "E1", EventTitle: "Staff",
+		NameBadgeLink: "https://www.name-coach.com/x-1", RecordingLink: "https://namewaves.s3.amazonaws.com/x-1.mp3", RecordingID: "1",
+	})
+	p.run(t, "backfill").ends(t, 0)
+	if p.Mismatch(user) == "" {
+		t.Fatal("somebody was linked whom no rule links")
+	}
+	reader := p.with(map[string]string{"NAMECOACH_TOKEN": ""})
+	reader.run(t, "holds", "link", "other@people.example", fmt.Sprint(user), "--reason", "HR says so").ends(t, 0).tellsOut(t, "now: namebridge collect")
+	if p.Mismatch(user) == "" {
+		t.Fatal("it was written without an account")
+	}
+	p.run(t, "holds", "link", "other@people.example", fmt.Sprint(user), "--reason", "HR says so").ends(t, 0).tellsOut(t, "Done: 1 user written.")
+	if m := p.Mismatch(user); m != "" {
+		t.Error(m)
+	}
+
+	// A record that could not be written is tried again when somebody has mended it.
+	sick := p.AddUser(simulator.NewUser{Username: "sick@people.example", ExternalID: "S-2", OtherInfo: `{"birthYear": 1801}`})
+	p.AddParticipant(simulator.Participant{
+		For: sick, Kind: simulator.Recorded, Email: "sick@people.example", InstitutionID: "S-2", EventAccessCode: "E1", EventTitle: "Staff",
+		NameBadgeLink: "https://www.name-coach.com/s-2", RecordingLink: "https://namewaves.s3.amazonaws.com/s-2.mp3", RecordingID: "3",
+	})
+	p.run(t, "backfill").ends(t, 0)
+	who := fmt.Sprint("user:", sick)
+	p.run(t, "holds", "release", who).ends(t, 0).tellsOut(t, "no longer held as unwritable", "Done: nothing had to be written.", who+" is held as unwritable")
+	if err := p.EditOtherInfo(sick, "birthYear", "1990"); err != nil {
+		t.Fatal(err)
+	}
+	p.run(t, "holds", "release", who).ends(t, 0).tellsOut(t, "no longer held as unwritable", "Done: 1 user written.")
+	if p.cleared([]int64{sick}) != nil {
+		t.Errorf("it is not there: %s", p.UserOtherInfo(sick))
+	}
+}
