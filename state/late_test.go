@@ -1,0 +1,140 @@
+package state_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"namebridge/state"
+)
+
+// bring makes a row of bridge a count that a window (found nil) or a search brings.
+func bring(t testing.TB, db *pgxpool.Pool, found *time.Time, p state.Participant) {
+	t.Helper()
+	must(t, state.InTx(t.Context(), db, func(tx pgx.Tx) error {
+		reading := reading()
+		if err := state.StageParticipants(t.Context(), tx, "a", &reading, []state.Participant{p}); err != nil {
+			return err
+		}
+		_, err := state.StoreStaged(t.Context(), tx, "a", reading, state.Bringing{By: uuid.New(), Found: found})
+		return err
+	}))
+}
+
+// Windows must bring every row. What only a search has brought, they have missed, if they are past it.
+func TestARowThatASearchBroughtAndNoWindowIsLate(t *testing.T) {
+	t.Parallel()
+	type step struct {
+		search  int // seconds on NameCoach's clock; 0: a window
+		content string
+	}
+	at := func(s int) *time.Time {
+		if s == 0 {
+			return nil
+		}
+		found := second(s)
+		return &found
+	}
+	db := fresh(t, "a")
+	for name, c := range map[string]struct {
+		steps []step
+		late  int64 // by second 20
+	}{
+		"a window brought it":                                                        {[]step{{0, "x"}}, 0},
+		"a search brought it":                                                        {[]step{{10, "x"}}, 1},
+		"a search brought it just now":                                               {[]step{{20, "x"}}, 0},
+		"two searches did":                                                           {[]step{{10, "x"}, {30, "x"}}, 1},
+		"a search, then a window":                                                    {[]step{{10, "x"}, {0, "x"}}, 0},
+		"a search, then a window that changes it":                                    {[]step{{10, "x"}, {0, "y"}}, 0},
+		"a window, then a search that shows it as it is":                             {[]step{{0, "x"}, {10, "x"}}, 0},
+		"a window, then a search that shows it changed":                              {[]step{{0, "x"}, {10, "y"}}, 1},
+		"a search, then one just now that shows it changed":                          {[]step{{10, "x"}, {20, "y"}}, 0},
+		"a window has brought what a search had, and then a search shows it changed": {[]step{{10, "x"}, {0, "x"}, {15, "y"}}, 1},
+	} {
+		for _, s := range c.steps {
+			p := participant("a@x", "E")
+			p.Content = []byte(s.content)
+			bring(t, db, at(s.search), p)
+		}
+		if late := get[int64](t)(state.CountLate(t.Context(), db, "a", second(20), time.Minute, true)); late != c.late {
+			t.Errorf("%s: %d are late, want %d", name, late, c.late)
+		}
+		if late := get[int64](t)(state.CountLate(t.Context(), db, "a", second(20), time.Minute, true)); late != 0 {
+			t.Errorf("%s: %d are counted twice", name, late)
+		}
+		exec(t, db, `DELETE FROM participants`)
+	}
+}
+
+// Where windows do not go back to the beginning, a row that only a search brings may be from before.
+func TestRowsFromBeforeTheFirstWindowAreNotLate(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a")
+	found := second(10)
+	bring(t, db, &found, participant("a@x", "E"))
+	before := get[state.Bridge](t)(state.GetBridge(t.Context(), db, "a"))
+	if late := get[int64](t)(state.CountLate(t.Context(), db, "a", second(20), time.Minute, false)); late != 0 {
+		t.Errorf("%d are late", late)
+	}
+	if late := get[int64](t)(state.CountLate(t.Context(), db, "a", second(20), time.Minute, true)); late != 0 {
+		t.Errorf("%d are late afterwards", late)
+	}
+	if after := get[state.Bridge](t)(state.GetBridge(t.Context(), db, "a")); after != before {
+		t.Errorf("the bridge is %+v", after)
+	}
+}
+
+func TestTheLookbackDoublesUpToADayWhereWindowsMissRows(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a")
+	const configured = 10 * time.Minute
+	now := func() state.Bridge {
+		t.Helper()
+		return get[state.Bridge](t)(state.GetBridge(t.Context(), db, "a"))
+	}
+	if got := now().Lookback(configured); got != configured {
+		t.Errorf("at first it is %v", got)
+	}
+	for n, want := range []time.Duration{20, 40, 80, 160, 320, 640, 1280, 1440, 1440} {
+		found := second(n)
+		bring(t, db, &found, participant("a@x", "E"))
+		if late := get[int64](t)(state.CountLate(t.Context(), db, "a", second(n+1), now().Lookback(configured), true)); late != 1 {
+			t.Fatalf("%d are late", late)
+		}
+		if got := now().Lookback(configured); got != want*time.Minute || now().LateFound != int64(n+1) {
+			t.Errorf("after %d it is %v, want %v; %d were missed", n+1, got, want*time.Minute, now().LateFound)
+		}
+		exec(t, db, `DELETE FROM participants`)
+	}
+	if got := now().Lookback(48 * time.Hour); got != 48*time.Hour {
+		t.Errorf("configured wider than a day, it is %v", got)
+	}
+	// Nothing late for a while, and it is as configured.
+	get[int64](t)(state.CountLate(t.Context(), db, "a", second(100), configured, true))
+	exec(t, db, `UPDATE bridges SET widened_at = now() - interval '7 days' + interval '1 minute'`)
+	if got := now().Lookback(configured); got != 24*time.Hour {
+		t.Errorf("within a week it is %v", got)
+	}
+	exec(t, db, `UPDATE bridges SET widened_at = now() - interval '7 days' - interval '1 minute'`)
+	if got := now().Lookback(configured); got != configured {
+		t.Errorf("after a week it is %v", got)
+	}
+}
+
+func TestWhenABridgeWasFirstCollectedIsKept(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a")
+	if b := get[state.Bridge](t)(state.GetBridge(t.Context(), db, "a")); b.CollectedAt != nil {
+		t.Errorf("%+v", b)
+	}
+	must(t, state.NoteCollected(t.Context(), db, "a"))
+	exec(t, db, `UPDATE bridges SET collected_at = collected_at - interval '1 hour'`)
+	first := get[state.Bridge](t)(state.GetBridge(t.Context(), db, "a"))
+	must(t, state.NoteCollected(t.Context(), db, "a"))
+	if b := get[state.Bridge](t)(state.GetBridge(t.Context(), db, "a")); first.CollectedAt == nil || !b.CollectedAt.Equal(*first.CollectedAt) {
+		t.Errorf("%v, then %v", first.CollectedAt, b.CollectedAt)
+	}
+}
