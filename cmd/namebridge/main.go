@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // schedules may name a zone, and containers may have none
 
 	"github.com/sethvargo/go-envconfig"
 	"github.com/spf13/cobra"

@@ -120,7 +120,8 @@ var Variables = []Variable{
 	},
 	{
 		Name: "COLLECT_SCHEDULE", Default: "@every 5m", PerBridge: true,
-		Meaning: "When NameCoach is asked what is new: a cron expression, `@hourly` and the like, or `@every 5m`",
+		Meaning: "When NameCoach is asked what is new: a cron expression, `@hourly` and the like, or `@every 5m`. In UTC, unless it begins with " +
+			"`CRON_TZ=Europe/Berlin` or the like",
 		set:     bridge(func(b *Bridge) *string { return &b.CollectSchedule }, schedule),
 	},
 	{
@@ -165,7 +166,7 @@ var Variables = []Variable{
 	},
 	{
 		Name: "LISTEN_ADDR", Default: ":8080",
-		Meaning: "Where health, metrics and the web pages are served",
+		Meaning: "Where `serve` answers over HTTP: health, metrics and the web pages",
 		set:     global(func(c *Config) *string { return &c.ListenAddr }, listenAddr),
 	},
 	{
