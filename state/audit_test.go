@@ -43,8 +43,8 @@ func TestFirstAuditsAreSpreadOverAMonth(t *testing.T) {
 		t.Errorf("%d are due at once", len(due))
 	}
 	// Between two days and thirty, a quarter of them each week, give or take.
-	got := value[string](t, db, `SELECT concat_ws(' ', min(audit_at) >= now() + interval '47 hours', max(audit_at) <= now() + interval '30 days',
-		min(n) > 60, max(n) < 140, count(*)) FROM (SELECT *, count(*) OVER (PARTITION BY floor(extract(epoch FROM audit_at - now() - interval '47 hours') / (7 * 86400))) n
+	got := value[string](t, db, `SELECT concat_ws(' ', min(audit_at) > now() + interval '47 hours', max(audit_at) <= now() + interval '30 days',
+		min(n) > 60, max(n) < 140, count(*)) FROM (SELECT *, count(*) OVER (PARTITION BY width_bucket(audit_at, ARRAY[now() + interval '9 days', now() + interval '16 days', now() + interval '23 days'])) n
 			FROM directory_users) d`)
 	if got != "t t t t 400" {
 		t.Errorf("spread: %s", got)
