@@ -85,13 +85,18 @@ func (e *UnsettledError) Error() string {
 
 // NoteLayout keeps where the fragment stands and what it consists of, as layout tells it. Where that has changed, what
 // list rows showed and what was written before says nothing about the new place: everyone concerned is to be decided on
-// anew. An *UnsettledError refuses the change, since what is under way is told from damage by the layout it was made with.
+// anew. The bridge is locked until tx ends. An *UnsettledError refuses the change, since what is under way is told from
+// damage by the layout it was made with.
 func NoteLayout(ctx context.Context, tx pgx.Tx, bridge, layout string) error {
 	var was *string
 	e := UnsettledError{Bridge: bridge}
+	// By itself, so that what is read next is what there is once the lock is had.
+	if _, err := tx.Exec(ctx, `SELECT 1 FROM bridges WHERE bridge = $1 FOR NO KEY UPDATE`, bridge); err != nil {
+		return fmt.Errorf("note the layout of bridge %s: %w", bridge, err)
+	}
 	err := tx.QueryRow(ctx, `SELECT layout, (SELECT count(*) FROM workers x WHERE x.bridge = $1 AND `+fmt.Sprintf(liveOwner, "x.owner")+`),
 			(SELECT count(DISTINCT user_id) FROM journal WHERE bridge = $1 AND state = 'sending')
-		FROM bridges WHERE bridge = $1 FOR NO KEY UPDATE`, bridge).Scan(&was, &e.Alive, &e.Open)
+		FROM bridges WHERE bridge = $1`, bridge).Scan(&was, &e.Alive, &e.Open)
 	if err != nil {
 		return fmt.Errorf("note the layout of bridge %s: %w", bridge, err)
 	}

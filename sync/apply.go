@@ -189,12 +189,14 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 		if err != nil || stored.HaltedAt != nil {
 			return err // who resumes queues again what is pending
 		}
+		w.claiming.RLock()
 		claimed, err := state.Claim(ctx, w.db, w.b.Name, a.urgency(), w.owner, writeBatch)
+		for _, c := range claimed {
+			w.held.Store(claim{c.UserID, c.Fence}, nil)
+		}
+		w.claiming.RUnlock()
 		if err != nil {
 			return err
-		}
-		for _, c := range claimed {
-			w.claimed.Store(c.UserID, struct{}{})
 		}
 		if len(claimed) == 0 || time.Since(began) > slice {
 			return w.endLane(ctx, a, claimed, finish)
@@ -246,11 +248,11 @@ func (w *worker) laneWish(ctx context.Context, a syncBatch) (state.Wish, error) 
 // release gives back those users of a batch that nothing has become of. Where the database is away, the next heartbeat does.
 func (w *worker) release(ctx context.Context, claimed []state.Claimed) error {
 	for _, c := range claimed {
-		w.claimed.Delete(c.UserID)
+		w.held.Delete(claim{c.UserID, c.Fence})
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), heartbeatEvery)
 	defer cancel()
-	err := state.ReleaseBut(ctx, w.db, w.b.Name, w.owner, keys(&w.claimed))
+	err := w.giveBack(ctx, w.db, w.b.Name)
 	w.unreleased.Store(err != nil)
 	return database(err)
 }
@@ -263,7 +265,7 @@ func (w *worker) endLane(ctx context.Context, a syncBatch, claimed []state.Claim
 			return err
 		}
 		for _, c := range claimed {
-			w.claimed.Delete(c.UserID)
+			w.held.Delete(claim{c.UserID, c.Fence})
 			if err := state.Unclaim(ctx, tx, w.b.Name, c.UserID, c.Fence); err != nil {
 				return err
 			}

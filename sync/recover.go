@@ -134,7 +134,12 @@ func keyNames(changes []bln.Change) string {
 // user and compares it with the before-image.
 func (w *writer) recover(ctx context.Context) error {
 	for {
+		w.claiming.RLock()
 		open, err := state.ClaimOpen(ctx, w.DB, w.Name, w.owner, writeBatch)
+		for _, e := range open {
+			w.held.Store(claim{e.UserID, e.Fence}, nil)
+		}
+		w.claiming.RUnlock()
 		if err != nil || len(open) == 0 {
 			return err
 		}
@@ -153,6 +158,9 @@ func (w *writer) recover(ctx context.Context) error {
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), gatherTimeout)
 		err = errors.Join(group.Wait(), w.store(after, &rest))
 		cancel()
+		for _, e := range open {
+			w.held.Delete(claim{e.UserID, e.Fence})
+		}
 		if err != nil {
 			return err
 		}

@@ -43,6 +43,25 @@ type lease struct {
 	lose context.CancelCauseFunc
 	mu   sync.Mutex
 	beat time.Time // start of the last heartbeat that succeeded
+
+	// What is to be given back is chosen while no claim is on its way: of those the database knows more than we do.
+	claiming sync.RWMutex // for reading: from a claim's statement until it is held
+	held     sync.Map     // claim → nothing
+}
+
+// claim is a user that a process is at work on. One that was written and is claimed again at once is another claim.
+type claim struct{ user, fence int64 }
+
+// giveBack gives back all that this process has claimed and is not at work on.
+func (l *lease) giveBack(ctx context.Context, db *pgxpool.Pool, bridge string) error {
+	l.claiming.Lock()
+	defer l.claiming.Unlock()
+	users := []int64{}
+	l.held.Range(func(c, _ any) bool {
+		users = append(users, c.(claim).user)
+		return true
+	})
+	return state.ReleaseBut(ctx, db, bridge, l.owner, users)
 }
 
 // errLease ends the work of a process that could not say that it is alive: by now another may have taken over.
@@ -78,7 +97,6 @@ type worker struct {
 	ended      sync.Map // run → error or nil: what runs came to that this process has ended
 	endedAny   chan struct{}
 	busy       sync.Map // id of a job → time when it last came forward
-	claimed    sync.Map // id of a user that is being written → nothing
 	unreleased atomic.Bool
 }
 
@@ -98,10 +116,6 @@ func startWorker(ctx context.Context, b *Bridge, m mode) (*worker, error) {
 	if _, err := state.EnsureBridge(ctx, w.db, b.Name, b.Settings.OrganizationID); err != nil {
 		return nil, err
 	}
-	err := state.InTx(ctx, w.db, func(tx pgx.Tx) error { return state.NoteLayout(ctx, tx, b.Name, b.Settings.Layout.fingerprint()) })
-	if err != nil {
-		return nil, err
-	}
 	queues := map[string]river.QueueConfig{
 		stepQueue(b.Name): {MaxWorkers: stepWorkers}, urgentQueue(b.Name): {MaxWorkers: ownLanes}, bulkQueue(b.Name): {MaxWorkers: ownLanes},
 	}
@@ -116,11 +130,19 @@ func startWorker(ctx context.Context, b *Bridge, m mode) (*worker, error) {
 		// What is done is told by our own tables.
 		CompletedJobRetentionPeriod: 5 * time.Minute, CancelledJobRetentionPeriod: 5 * time.Minute, DiscardedJobRetentionPeriod: 24 * time.Hour,
 	}
+	var err error
 	if w.queue, err = river.NewClient(riverpgxv5.New(w.db), config); err != nil {
 		return nil, fmt.Errorf("the queue: %w", err)
 	}
 	w.beat = time.Now()
-	company, err := state.Heartbeat(ctx, w.db, b.Name, w.owner)
+	var company state.Company
+	err = state.InTx(ctx, w.db, func(tx pgx.Tx) (err error) {
+		// This locks the bridge: of those that start at the same moment each one sees all that were before it.
+		if err = state.NoteLayout(ctx, tx, b.Name, b.Settings.Layout.fingerprint()); err == nil {
+			company, err = state.Heartbeat(ctx, tx, b.Name, w.owner)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +224,7 @@ func (w *worker) keepAlive(ctx context.Context) {
 		w.mu.Unlock()
 		w.b.NameCoach.SetShare(company.Live)
 		w.b.BLN.SetShare(company.Live)
-		if w.unreleased.Load() && state.ReleaseBut(ctx, w.db, w.b.Name, w.owner, keys(&w.claimed)) == nil {
+		if w.unreleased.Load() && w.giveBack(ctx, w.db, w.b.Name) == nil {
 			w.unreleased.Store(false)
 		}
 		if n, err := state.RescueJobs(ctx, w.db, w.b.Name, w.owner, keys(&w.busy)); err == nil && n > 0 {

@@ -1,0 +1,146 @@
+package sync_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"namebridge/internal/simulator"
+	"namebridge/state"
+)
+
+// tracer sees each statement of a pool before it is sent, and when it was answered.
+type tracer struct{ before, after func(sql string) }
+
+type tracedSQL struct{}
+
+func (tr *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	tr.before(d.SQL)
+	return context.WithValue(ctx, tracedSQL{}, d.SQL)
+}
+
+func (tr *tracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
+	sql, _ := ctx.Value(tracedSQL{}).(string)
+	tr.after(sql)
+}
+
+// traced gives a pool to the world's database whose statements are traced.
+func (w *world) traced(t *testing.T, tr *tracer) *pgxpool.Pool {
+	t.Helper()
+	cfg := w.db.Config()
+	cfg.ConnConfig.Tracer = tr
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// One writer for each user: what one lane gives back when its batch is done is never what another lane of the process has just claimed,
+// else a second process could write, or look into, users that the first is at work on.
+func TestALaneGivesBackNothingThatAnotherLaneHasJustClaimed(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{Seed: 61, Users: 400})
+	claimed := make(chan struct{}, 100)
+	db := w.traced(t, &tracer{
+		before: func(sql string) {
+			if strings.Contains(sql, "SET claim_owner = NULL") && strings.Contains(sql, "<> ALL") {
+				for len(claimed) > 0 {
+					<-claimed
+				}
+				select { // what is to be given back is decided; now the other lane claims
+				case <-claimed:
+				case <-time.After(500 * time.Millisecond):
+				}
+			}
+		},
+		after: func(sql string) {
+			if strings.Contains(sql, "SET claim_owner = $3, fence = fence + 1") {
+				claimed <- struct{}{}
+			}
+		},
+	})
+	res, err := w.process(t, w.BLNURL(), db, nil).Backfill(t.Context(), time.Time{})
+	if err != nil || res.Status != state.Done || res.Failed != 0 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	w.right(t)
+	var twice int
+	if err := w.db.QueryRow(t.Context(), `SELECT count(*) FROM directory_users WHERE fence > 1`).Scan(&twice); err != nil {
+		t.Fatal(err)
+	}
+	if twice > 0 {
+		t.Errorf("%d users were claimed again while a lane was at work on them", twice)
+	}
+}
+
+// A process that starts is seen by every other that starts, however close together: two never believe to be alone, each with the whole
+// of the limits, nor does one change where the fragment stands while another begins with the former place.
+func TestProcessesThatStartAtTheSameMomentSeeEachOther(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{Seed: 62, Users: 20})
+	ctx := t.Context()
+	w.backfill(t)
+	// Nobody can say that it is alive before both have come so far.
+	door, err := w.db.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = door.Rollback(context.WithoutCancel(ctx)) }()
+	if _, err := door.Exec(ctx, `LOCK TABLE workers IN SHARE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	outcomes := make(chan error, 2)
+	begin := func(key string) {
+		b := w.bridge(t)
+		b.Settings.Layout.Key = key
+		go func() {
+			_, err := b.Sweep(ctx)
+			outcomes <- err
+		}()
+	}
+	waiting := func(n int) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; {
+			var blocked int
+			err := w.db.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&blocked)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if blocked >= n {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%d processes wait, want %d", blocked, n)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	begin("namecoach")
+	waiting(1)
+	begin("badge")
+	waiting(2)
+	if err := door.Rollback(ctx); err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for range 2 {
+		var unsettled *state.UnsettledError
+		switch err := <-outcomes; {
+		case errors.As(err, &unsettled):
+			refused++
+		case err != nil:
+			t.Error(err)
+		}
+	}
+	if refused != 1 {
+		t.Errorf("%d of two processes with different keys were refused", refused)
+	}
+	w.right(t)
+}
