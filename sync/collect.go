@@ -131,6 +131,10 @@ func (r *run) collected(ctx context.Context, walk state.Cursor) (verdict, error)
 	if err != nil {
 		return more, err
 	}
+	// Looked at when it is stored that everything was collected, see listNext.
+	if stored, err = state.GetBridge(ctx, r.DB, r.Name); err != nil {
+		return more, err
+	}
 	// Before the first complete listing nobody is linked.
 	if stored.DirectorySweep == 0 || !due {
 		v = over

@@ -58,6 +58,10 @@ func (r *run) listNext(ctx context.Context) (verdict, error) {
 	case err != nil || !done:
 		return more, err
 	}
+	// Looked at when the listing is stored as complete, as a collect looks when it is: whichever is the later sees the other.
+	if stored, err = state.GetBridge(ctx, r.DB, r.Name); err != nil {
+		return more, err
+	}
 	return r.listed(stored), nil
 }
 
