@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"namebridge/internal/config"
 	"namebridge/internal/postgres"
 	"namebridge/internal/simulator"
 )
@@ -36,35 +37,46 @@ const (
 )
 
 func demoCommand() *cobra.Command {
-	var d demo
+	d := demo{every: changeEvery}
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Watch namebridge do its main job on simulated people, and check what it did",
 		Long: `Starts a private Postgres and both APIs on loopback, with people made from a seed, and runs the real namebridge beside this program:
-first its plan, then its backfill. Then it looks at what stands in BLN, person by person, and says whether that is right.
+first its plan, then its backfill. Then it looks at what stands in BLN, person by person, and says whether that is right. In the end it starts
+namebridge serve, lets people on both sides change something every other second, and says what arrives in BLN, and how long that took.
 
-Nothing outside this machine is asked or changed, no account is needed, and nothing is left behind. It takes half a minute or so.
+On a terminal that goes on until Ctrl-C, and there is a file with the settings for trying more commands in another terminal. Elsewhere it
+goes on for 20 s, or for as long as --for says, and until the last change has arrived; before that, it takes half a minute or so.
+
+Nothing outside this machine is asked or changed, no account is needed, and nothing is left behind, whenever Ctrl-C comes.
 
 With DATABASE_URL it uses that Postgres (14 or newer) instead of a private one: in a schema of its own, which is dropped at the end.
 
 Exit codes: 0 all is as it should be · 1 something is not · 2 wrong usage.`,
 		Example: `  namebridge-demo demo
   namebridge-demo demo --users 500 --seed 7
-  namebridge-demo demo --stay                     then try more commands of namebridge in another terminal`,
+  namebridge-demo demo --for 5m`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if d.users < 1 || d.users > 200_000 {
-				return usageError{fmt.Errorf("--users %d: give a number from 1 to 200000", d.users)}
+			if d.world.Users < 1 || d.world.Users > 200_000 {
+				return usageError{fmt.Errorf("--users %d: give a number from 1 to 200000", d.world.Users)}
 			}
+			switch given := cmd.Flags().Changed("for"); {
+			case given && d.lasting < time.Second:
+				return usageError{fmt.Errorf("--for %v: give a time of 1s or more", d.lasting)}
+			case !given && !isTerminal(cmd.OutOrStdout()):
+				d.lasting = unwatched
+			}
+			d.postgres = strings.TrimSpace(os.Getenv("DATABASE_URL"))
 			return d.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.IntVar(&d.users, "users", 5000, "people in the BLN organization")
-	f.Uint64Var(&d.seed, "seed", 1, "the same seed gives the same people")
+	f.IntVar(&d.world.Users, "users", 5000, "people in the BLN organization")
+	f.Uint64Var(&d.world.Seed, "seed", 1, "the same seed gives the same people")
 	f.StringVar(&d.binary, "binary", "", "the namebridge to run (default: the one beside this program)")
-	f.BoolVar(&d.stay, "stay", false, "keep the servers and the database until Ctrl-C")
+	f.DurationVar(&d.lasting, "for", 0, "how long people change while namebridge serves (default: until Ctrl-C on a terminal, else 20s)")
 	return cmd
 }
 
@@ -80,30 +92,47 @@ var meaning = map[string]string{
 }
 
 type demo struct {
-	users  int
-	seed   uint64
-	binary string
-	stay   bool
+	world    simulator.Options // Users and Seed
+	binary   string
+	postgres string        // DATABASE_URL of whoever starts the demo; "" = a private one
+	every    time.Duration // how often somebody changes something
+	lasting  time.Duration // for how long; 0 = until ctx ends
+	patience time.Duration // how long a change may be on its way to BLN; 0 = as long as a world of that size may take
 
 	out, log io.Writer
 	sim      *simulator.Simulator
-	settings []string // of namebridge, without DATABASE_URL
-	database string
-	own      string // search_path to add to DATABASE_URL; "" with the private Postgres
+	settings []string // of namebridge: NAME=value
 }
 
-func (d *demo) run(ctx context.Context, out, log io.Writer) (err error) {
+func (d *demo) run(ctx context.Context, out, log io.Writer) error {
 	d.out, d.log = out, log
 	if err := d.findBinary(); err != nil {
 		return err
 	}
-	fmt.Fprint(out, "namebridge carries people's name badges and recordings from NameCoach into BLN.\nHere both are simulated, on this machine; the namebridge is the real one.\n\n")
-	stop, err := d.startDatabase(ctx)
+	if err := d.show(ctx); err != nil {
+		return err
+	}
+	fmt.Fprint(out, `
+Everything was stopped, and nothing is left behind.
+
+Next:  namebridge-demo demo --help  more people, others, for longer
+       namebridge-demo simulate     both APIs alone, as unfriendly as you like
+       namebridge config --help     what it needs to know of your own accounts
+       namebridge plan              what it would do with them, writing nothing
+`)
+	return nil
+}
+
+// show is the demo. When it returns, everything that it has started has ended.
+func (d *demo) show(ctx context.Context) (err error) {
+	fmt.Fprint(d.out, "namebridge carries people's name badges and recordings from NameCoach into BLN.\nHere both are simulated, on this machine; the namebridge is the real one.\n\n")
+	database, stop, err := d.startDatabase(ctx)
 	if err != nil {
 		return interrupted(ctx, err)
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	d.sim, err = simulator.New(simulator.Options{Seed: d.seed, Users: d.users, NameCoachLatency: demoLatency, BLNLatency: demoLatency})
+	d.world.NameCoachLatency, d.world.BLNLatency = demoLatency, demoLatency
+	d.sim, err = simulator.New(d.world)
 	if err != nil {
 		return err
 	}
@@ -112,15 +141,15 @@ func (d *demo) run(ctx context.Context, out, log io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.sim.Close()) }()
 	before := d.look()
-	fmt.Fprintf(out, "simulator  NameCoach with %s participants · BLN with %s users\n\n", grouped(before.truth.Totals.Participants), grouped(before.truth.Totals.Users))
-	d.configure()
+	fmt.Fprintf(d.out, "simulator  NameCoach with %s participants · BLN with %s users\n\n", grouped(before.truth.Totals.Participants), grouped(before.truth.Totals.Users))
+	d.configure(database)
 
 	for _, command := range []string{"plan", "backfill"} {
-		fmt.Fprintf(out, "$ namebridge %s\n", command)
-		if err := d.namebridge(ctx, out, command); err != nil {
+		fmt.Fprintf(d.out, "$ namebridge %s\n", command)
+		if err := d.namebridge(ctx, d.out, command); err != nil {
 			return interrupted(ctx, err)
 		}
-		fmt.Fprintln(out)
+		fmt.Fprintln(d.out)
 	}
 	status, err := d.status(ctx)
 	if err != nil {
@@ -129,19 +158,7 @@ func (d *demo) run(ctx context.Context, out, log io.Writer) (err error) {
 	if err := d.summary(before, d.look(), status); err != nil {
 		return err
 	}
-	if d.stay {
-		d.serve(ctx)
-		return nil
-	}
-	fmt.Fprint(out, `
-Next:  namebridge-demo demo --stay  the same, and it stays up; then try:
-                                    namebridge status
-                                    namebridge backfill     again: nothing to do
-       namebridge-demo simulate     both APIs alone, as unfriendly as you like
-       namebridge config --help     what it needs to know of your own accounts
-       namebridge plan              what it would do with them, writing nothing
-`)
-	return nil
+	return d.live(ctx)
 }
 
 // interrupted says so where the true cause is Ctrl-C.
@@ -168,27 +185,25 @@ func (d *demo) findBinary() error {
 }
 
 // startDatabase gives the demo a database of its own, or a schema of its own in the one of DATABASE_URL.
-func (d *demo) startDatabase(ctx context.Context) (stop func() error, err error) {
-	given := strings.TrimSpace(os.Getenv("DATABASE_URL"))
-	if given == "" || given == "embedded" {
+func (d *demo) startDatabase(ctx context.Context) (address string, stop func() error, err error) {
+	given := d.postgres
+	if given == "" || given == config.Embedded {
 		began := time.Now()
 		server, err := postgres.Start(ctx, postgres.Options{})
 		if err != nil {
-			return nil, err
+			return "", nil, err
 		}
-		d.database = server.URL()
 		fmt.Fprintf(d.out, "postgres   private, %s, ready in %.1f s\n", server.Version(), time.Since(began).Seconds())
-		return server.Stop, nil
+		return server.URL(), server.Stop, nil
 	}
 	u, err := url.Parse(given)
 	if _, unreadable := pgx.ParseConfig(given); err != nil || unreadable != nil {
-		return nil, usageError{errors.New("DATABASE_URL is not a URL like postgres://user:password@host/namebridge")} // the cause would print it
+		return "", nil, usageError{errors.New("DATABASE_URL is not a URL like postgres://user:password@host/namebridge")} // the cause would print it
 	}
 	schema := fmt.Sprintf("namebridge_demo_%08x", rand.Uint32())
 	query := u.Query()
 	query.Set("search_path", schema)
 	u.RawQuery = query.Encode()
-	d.database, d.own = u.String(), "search_path="+schema
 	do := func(ctx context.Context, statement string) error {
 		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 		defer cancel()
@@ -200,10 +215,10 @@ func (d *demo) startDatabase(ctx context.Context) (stop func() error, err error)
 		return errors.Join(err, c.Close(ctx))
 	}
 	if err := do(ctx, "CREATE SCHEMA "+schema); err != nil {
-		return nil, fmt.Errorf("make a schema for the demo: %w", err)
+		return "", nil, fmt.Errorf("make a schema for the demo: %w", err)
 	}
 	fmt.Fprintf(d.out, "postgres   yours, of DATABASE_URL, in schema %s, which is dropped at the end\n", schema)
-	return func() error {
+	return u.String(), func() error {
 		if err := do(context.WithoutCancel(ctx), "DROP SCHEMA IF EXISTS "+schema+" CASCADE"); err != nil {
 			return fmt.Errorf("drop schema %s: %w", schema, err)
 		}
@@ -212,25 +227,31 @@ func (d *demo) startDatabase(ctx context.Context) (stop func() error, err error)
 }
 
 // configure makes the settings of namebridge.
-func (d *demo) configure() {
-	perSecond := max(leastPerSecond, float64(d.users)*requestsPerUser/demoSeconds)
+func (d *demo) configure(database string) {
+	perSecond := max(leastPerSecond, float64(d.world.Users)*requestsPerUser/demoSeconds)
 	d.settings = []string{
+		"DATABASE_URL=" + database,
 		"NAMECOACH_URL=" + d.sim.NameCoachURL(), "NAMECOACH_TOKEN=" + d.sim.Token(),
 		"BLN_URL=" + d.sim.BLNURL(), fmt.Sprint("BLN_ORGANIZATION_ID=", d.sim.OrganizationID()),
 		"BLN_USERNAME=" + d.sim.Username(), "BLN_PASSWORD=" + d.sim.Password(),
-		fmt.Sprintf("BLN_REQUESTS_PER_SECOND=%.0f", perSecond), "LOG_FORMAT=text",
+		fmt.Sprintf("BLN_REQUESTS_PER_SECOND=%.0f", perSecond),
+		fmt.Sprint("COLLECT_SCHEDULE=@every ", collectEvery), fmt.Sprint("SWEEP_SCHEDULE=@every ", d.sweepEvery()),
+		"WINDOW_LOOKBACK=20s", "WINDOW_SETTLE=1s", "LISTEN_ADDR=127.0.0.1:0", "LOG_FORMAT=text",
 	}
 }
 
 // environment is the child's: ours, without any setting that a person may have exported for a real account.
 func (d *demo) environment(ours []string) []string {
 	env := slices.DeleteFunc(slices.Clone(ours), func(v string) bool {
-		return slices.ContainsFunc([]string{
-			"NAMECOACH_", "BLN_", "OTHER_INFO_", "MATCH_BY", "LINK_HOSTS", "WINDOW_", "GUARD_", "LOG_", "BRIDGES", "DATABASE_URL", "ADMIN_PASSWORD_HASH", "LISTEN_ADDR",
-			"COLLECT_SCHEDULE", "SWEEP_SCHEDULE", "CENSUS_", "JOURNAL_RETENTION",
-		}, func(prefix string) bool { return strings.HasPrefix(v, prefix) })
+		name, _, _ := strings.Cut(v, "=")
+		return isSetting(strings.TrimSuffix(name, "_FILE"))
 	})
-	return append(append(env, d.settings...), "DATABASE_URL="+d.database)
+	return append(env, d.settings...)
+}
+
+// isSetting is whether namebridge reads an environment variable of that name.
+func isSetting(name string) bool {
+	return slices.ContainsFunc(config.Variables, func(v config.Variable) bool { return v.Name == name })
 }
 
 // namebridge runs one command of the real program until it ends.
@@ -275,16 +296,14 @@ type bridgeStatus struct {
 
 // view is the simulated world at one moment.
 type view struct {
-	truth   simulator.Truth
-	foreign map[int64]string // digest of what is not namebridge's, by user
-	keys    int              // foreign keys of all users together
-	stored  map[int64]string // otherInfo by user
-	users   []simulator.UserInfo
-	right   int
+	truth  simulator.Truth
+	stored map[int64]string // otherInfo by user
+	users  []simulator.UserInfo
+	right  int
 }
 
 func (d *demo) look() view {
-	v := view{truth: d.sim.Truth(), foreign: d.sim.ForeignDigests(), keys: d.sim.CountForeign(), stored: map[int64]string{}, users: d.sim.Users()}
+	v := view{truth: d.sim.Truth(), stored: map[int64]string{}, users: d.sim.Users()}
 	for _, u := range v.users {
 		v.stored[u.ID] = d.sim.UserOtherInfo(u.ID)
 	}
@@ -307,25 +326,7 @@ func (d *demo) summary(before, after view, said bridgeStatus) error {
 	}
 	fmt.Fprintf(w, "  %9s   users whom nobody on NameCoach can be linked to\n\n", grouped(users-after.truth.Totals.Linked))
 
-	lost := 0
-	for id, digest := range before.foreign {
-		if after.foreign[id] != digest {
-			lost++
-		}
-	}
-	var wrong []string
-	intact := d.paint(green, "0")
-	if lost > 0 || after.keys != before.keys {
-		intact = d.paint(red, fmt.Sprintf("some, of %s users", grouped(lost)))
-		wrong = append(wrong, fmt.Sprintf("what is not namebridge's was lost or changed in %s users", grouped(lost)))
-	}
-	fmt.Fprintf(w, "  Foreign keys checked: %s. Lost or changed: %s.\n", grouped(before.keys), intact)
-	mismatches, verdict := d.sim.Mismatches(0), d.paint(green, "all are right")
-	if len(mismatches) > 0 {
-		verdict = d.paint(red, grouped(len(mismatches))+" are not right")
-		wrong = append(wrong, fmt.Sprintf("%s users are not as they should be, such as %s", grouped(len(mismatches)), mismatches[0]))
-	}
-	fmt.Fprintf(w, "  Users compared with what should be there: %s, %s.\n", grouped(users), verdict)
+	wrong := d.verdict(nil)
 	if said.Synced != after.right || said.Pending != 0 || string(said.Halted) != "null" {
 		wrong = append(wrong, fmt.Sprintf("namebridge believes that %s users are right and %s pending, but %s are right", grouped(said.Synced), grouped(said.Pending), grouped(after.right)))
 	}
@@ -334,14 +335,47 @@ func (d *demo) summary(before, after view, said bridgeStatus) error {
 			wrong = append(wrong, fmt.Sprintf("namebridge holds %d as %s; it should be %d", said.Held[reason], reason, held[reason]))
 		}
 	}
+	d.examples(before, after)
+	return complaint(wrong)
+}
+
+// verdict says what is not as it should be, after a look at everyone except those to whom something is still on its way.
+func (d *demo) verdict(except map[int64]bool) (wrong []string) {
+	intact := d.paint(green, "0")
+	if lost := d.sim.LostUpdates(); len(lost) > 0 {
+		intact = d.paint(red, "some, by "+count(len(lost), "write"))
+		wrong = append(wrong, fmt.Sprintf("what is not namebridge's was lost or changed by %s, such as %s", count(len(lost), "write"), lost[0]))
+	}
+	if damage := d.sim.ForeignDamage(0); len(damage) > 0 {
+		intact = d.paint(red, "some, of "+count(len(damage), "user"))
+		wrong = append(wrong, fmt.Sprintf("what is not namebridge's is lost or changed in %s, such as %s", count(len(damage), "user"), damage[0]))
+	}
+	fmt.Fprintf(d.out, "  Foreign keys checked: %s. Lost or changed: %s.\n", grouped(d.sim.CountForeign()), intact)
+	users, mismatches := d.sim.Users(), []string{}
+	users = slices.DeleteFunc(users, func(u simulator.UserInfo) bool { return except[u.ID] })
+	for _, u := range users {
+		if text := d.sim.Mismatch(u.ID); text != "" {
+			mismatches = append(mismatches, text)
+		}
+	}
+	verdict := d.paint(green, "all are right")
+	if len(mismatches) > 0 {
+		verdict = d.paint(red, grouped(len(mismatches))+" are not right")
+		wrong = append(wrong, fmt.Sprintf("%s: not what should stand there, such as %s", count(len(mismatches), "user"), mismatches[0]))
+	}
+	fmt.Fprintf(d.out, "  Users compared with what should be there: %s, %s.\n", grouped(len(users)), verdict)
 	for _, what := range d.sim.Violations() {
 		wrong = append(wrong, "impolite: "+what)
 	}
-	d.examples(before, after)
-	if len(wrong) > 0 {
-		return fmt.Errorf("not as it should be:\n  %s", strings.Join(wrong, "\n  "))
+	return wrong
+}
+
+// complaint is the error of what is wrong; nil for nothing.
+func complaint(wrong []string) error {
+	if len(wrong) == 0 {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("not as it should be:\n  %s", strings.Join(wrong, "\n  "))
 }
 
 // examples shows three people: one with a recording, one with a badge only, one who is held.
@@ -460,36 +494,26 @@ func percent(part, whole int) string {
 const (
 	red   = "31"
 	green = "32"
+	bold  = "1"
 )
 
-// paint colours the verdict, on a terminal, unless NO_COLOR says otherwise.
+// paint colours what matters, on a terminal, unless NO_COLOR says otherwise.
 func (d *demo) paint(colour, text string) string {
-	f, ok := d.out.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+	if !isTerminal(d.out) || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
 		return text
 	}
 	return "\x1b[" + colour + "m" + text + "\x1b[0m"
 }
 
-// serve keeps everything up, for those who want to try more.
-func (d *demo) serve(ctx context.Context) {
-	fmt.Fprint(d.out, "\nEverything stays until Ctrl-C. In another terminal:\n\n")
-	for _, v := range d.settings {
-		fmt.Fprintf(d.out, "  export %s\n", v)
-	}
-	database := fmt.Sprintf("'%s'", d.database)
-	if d.own != "" { // its password is yours to know, and not to be shown
-		joint := "?"
-		if strings.Contains(os.Getenv("DATABASE_URL"), "?") {
-			joint = "&"
-		}
-		database = `"$DATABASE_URL` + joint + d.own + `"`
-	}
-	fmt.Fprintf(d.out, `  export DATABASE_URL=%s
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
 
-  %[2]s status       how it stands
-  %[2]s backfill     once more: nothing to do
-`, database, d.binary)
-	<-ctx.Done()
-	fmt.Fprintln(d.out)
+// count writes "1 user" and "6,204 users".
+func count(n int, of string) string {
+	if n != 1 {
+		of += "s"
+	}
+	return grouped(n) + " " + of
 }

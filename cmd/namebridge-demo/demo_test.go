@@ -50,10 +50,10 @@ func namebridge(t *testing.T) string {
 func TestTheDemoShowsACorrectBackfill(t *testing.T) {
 	t.Setenv("DATABASE_URL", "") // a private one
 	var out, log bytes.Buffer
-	if code := run(t.Context(), []string{"demo", "--users", "60", "--binary", namebridge(t)}, &out, &log); code != 0 {
+	if code := run(t.Context(), []string{"demo", "--users", "60", "--for", "1s", "--binary", namebridge(t)}, &out, &log); code != 0 {
 		t.Fatalf("exit %d\n%s\n%s", code, &out, &log)
 	}
-	for _, want := range []string{"postgres   private", "What a backfill would do", "$ namebridge backfill", "Lost or changed: 0.", "60, all are right", "before  otherInfo", "Next:"} {
+	for _, want := range []string{"postgres   private", "What a backfill would do", "$ namebridge backfill", "Lost or changed: 0.", "60, all are right", "before  otherInfo", "$ namebridge serve", "Next:"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is missing in\n%s", want, &out)
 		}
@@ -61,7 +61,8 @@ func TestTheDemoShowsACorrectBackfill(t *testing.T) {
 	if strings.ContainsAny(out.String()+log.String(), "\r\x1b") {
 		t.Errorf("what is no terminal got control characters:\n%q\n%q", &out, &log)
 	}
-	for line := range strings.Lines(out.String()) {
+	told, _, _ := strings.Cut(out.String(), "$ namebridge serve") // after that, lines have names of people
+	for line := range strings.Lines(told) {
 		if n := len([]rune(strings.TrimSpace(line))); n > 80 && !strings.Contains(line, "why") {
 			t.Errorf("%d columns: %s", n, line)
 		}
@@ -103,7 +104,7 @@ func TestTheDemoLeavesADatabaseAsItFoundIt(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			out, log := &cutter{at: interrupt, cut: cancel}, new(bytes.Buffer)
-			code := run(ctx, []string{"demo", "--users", "60", "--binary", namebridge(t)}, out, log)
+			code := run(ctx, []string{"demo", "--users", "60", "--for", "1s", "--binary", namebridge(t)}, out, log)
 			want := 0
 			if ctx.Err() != nil {
 				want = 1
@@ -143,7 +144,7 @@ func TestTheDemoFailsWhereSomethingIsNotAsItShouldBe(t *testing.T) {
 	t.Setenv("DATABASE_URL", testdb.URL(t, nil))
 	for name, test := range map[string]struct{ script, want string }{
 		"namebridge fails":               {`exit 3`, "namebridge plan: exit status 3"},
-		"namebridge does nothing":        {`echo '{"bridges":[{"synced":0,"pending":0,"halted":null,"held":{}}]}'`, "users are not as they should be"},
+		"namebridge does nothing":        {`echo '{"bridges":[{"synced":0,"pending":0,"halted":null,"held":{}}]}'`, "users: not what should stand there"},
 		"namebridge's word is not true":  {`echo '{"bridges":[{"synced":60,"pending":0,"halted":null,"held":{}}]}'`, "namebridge believes that 60 users are right"},
 		"namebridge says nothing at all": {`exit 0`, "its answer cannot be read"},
 	} {
@@ -167,6 +168,7 @@ func TestTheDemoIsOfNoUseWithoutWhatItNeeds(t *testing.T) {
 	t.Setenv("DATABASE_URL", "postgres://u:hunter2%zz@db/x")
 	for want, args := range map[string][]string{
 		"--users 0":        {"--users", "0"},
+		"--for 10ms":       {"--for", "10ms"},
 		"make build":       {"--binary", filepath.Join(t.TempDir(), "namebridge")},
 		"DATABASE_URL":     {"--binary", namebridge(t)},
 		"unknown flag":     {"--no-such-flag"},
@@ -185,7 +187,7 @@ func TestTheDemoIsOfNoUseWithoutWhatItNeeds(t *testing.T) {
 
 func TestTheChildSeesNoSettingOfARealAccount(t *testing.T) {
 	t.Parallel()
-	d := demo{settings: []string{"NAMECOACH_TOKEN=simulated"}, database: "postgres://demo"}
+	d := demo{settings: []string{"NAMECOACH_TOKEN=simulated", "DATABASE_URL=postgres://demo"}}
 	got := d.environment([]string{"PATH=/bin", "NAMECOACH_TOKEN=real", "NAMECOACH_TOKEN_FILE=/real", "BLN_PASSWORD=real", "DATABASE_URL=real", "BRIDGES=acme", "NO_COLOR=1"})
 	want := []string{"PATH=/bin", "NO_COLOR=1", "NAMECOACH_TOKEN=simulated", "DATABASE_URL=postgres://demo"}
 	if !slices.Equal(got, want) {
