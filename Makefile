@@ -22,7 +22,7 @@ build: ## both programs into bin/
 	$(BUILD) -o bin/namebridge-demo ./cmd/namebridge-demo
 
 .PHONY: demo
-demo: postgres build ## watch it do its main job, on a private database and simulated servers
+demo: postgres build ## watch it at work, on a private database and simulated servers
 	bin/namebridge-demo demo
 
 .PHONY: test
