@@ -122,7 +122,7 @@ func goingOn(t *testing.T, db *pgxpool.Pool, bridge string, owner uuid.UUID, do 
 	do("CountWritten", state.CountWritten(ctx, db, bridge, run, 1, 1))
 	r, err := state.GetRun(ctx, db, bridge, run)
 	do("GetRun", err)
-	if r.Hosted == nil || *r.Hosted != owner || r.RequestsNamecoach != 3 || r.RequestsBLN != 4 || string(r.Progress) != `{"done": 2}` {
+	if r.Hosted == nil || *r.Hosted != owner || r.RequestsNamecoach != 3 || r.RequestsBLN != 4 || string(r.Progress) != `{"done": 2, "before": {"collect": 1}, "written": 1}` {
 		t.Errorf("the run is %+v", r)
 	}
 	if got, err := state.RunningRuns(ctx, db, bridge); err != nil || len(got) != 1 || got[0].Run != run {

@@ -140,15 +140,17 @@ type Step struct {
 // NoteStep notes how far a running run has come, in the transaction that brings it there. ErrStale: the run is not in
 // this phase any more, or was ended: the step must not count.
 func NoteStep(ctx context.Context, q Querier, bridge string, run uuid.UUID, phase string, s Step) error {
-	tag, err := q.Exec(ctx, `UPDATE runs SET place = coalesce($4, place), progress = coalesce($5, progress),
+	tag, err := q.Exec(ctx, `UPDATE runs SET place = coalesce($4, place), progress = CASE WHEN $5::jsonb IS NULL THEN progress ELSE coalesce(progress, '{}') || $5 END,
 			requests_namecoach = requests_namecoach + $6, requests_bln = requests_bln + $7
 		WHERE bridge = $1 AND run = $2 AND phase = $3 AND status = 'running'`, bridge, run, phase, s.Place, s.Progress, s.NameCoach, s.BLNSent)
 	return exactlyOne(tag, err, "note step of run %s", run)
 }
 
-// NextPhase takes a running run from one phase to the next, in the transaction that queues its job. ErrStale: see NoteStep.
+// NextPhase takes a running run from one phase to the next, in the transaction that queues its job. Its progress keeps how far the
+// former phases came. ErrStale: see NoteStep.
 func NextPhase(ctx context.Context, q Querier, bridge string, run uuid.UUID, phase, next string) error {
-	tag, err := q.Exec(ctx, `UPDATE runs SET phase = $4, place = NULL, progress = NULL
+	tag, err := q.Exec(ctx, `UPDATE runs SET phase = $4, place = NULL, progress = (progress - ARRAY['done', 'total']) || jsonb_build_object('before',
+			coalesce(progress->'before', '{}') || CASE WHEN progress ? 'done' THEN jsonb_build_object(phase, progress->'done') ELSE '{}' END)
 		WHERE bridge = $1 AND run = $2 AND phase = $3 AND status = 'running'`, bridge, run, phase, next)
 	return exactlyOne(tag, err, "next phase of run %s", run)
 }
@@ -166,7 +168,8 @@ func CountRequests(ctx context.Context, q Querier, bridge string, run uuid.UUID,
 // CountWritten adds users that are done, and the requests it took, to what a run has come to.
 func CountWritten(ctx context.Context, q Querier, bridge string, run uuid.UUID, users, requests int64) error {
 	_, err := q.Exec(ctx, `UPDATE runs SET requests_bln = requests_bln + $4,
-			progress = CASE WHEN phase = 'write' AND progress IS NOT NULL THEN jsonb_set(progress, '{done}', to_jsonb(coalesce((progress->>'done')::bigint, 0) + $3)) ELSE progress END
+			progress = CASE WHEN phase = 'write' AND progress ? 'done' THEN jsonb_set(progress, '{done}', to_jsonb((progress->>'done')::bigint + $3)) ELSE coalesce(progress, '{}') END
+				|| jsonb_build_object('written', coalesce((progress->>'written')::bigint, 0) + $3)
 		WHERE bridge = $1 AND run = $2`, bridge, run, users, requests)
 	if err != nil {
 		return fmt.Errorf("count what is written of run %s: %w", run, err)

@@ -197,7 +197,7 @@ func TestAStepOfARunThatWasEndedOrIsElsewhereDoesNotCount(t *testing.T) {
 	}
 	must(t, state.NextPhase(ctx, db, "a", run.Run, "list", "link"))
 	at = get[state.Run](t)(state.GetRun(ctx, db, "a", run.Run))
-	if at.Phase != "link" || at.Place != nil || at.Progress != nil || at.RequestsBLN != 4 {
+	if at.Phase != "link" || at.Place != nil || string(at.Progress) != `{"before": {"list": 1}}` || at.RequestsBLN != 4 {
 		t.Errorf("the next phase begins as %+v", at)
 	}
 	refused := func(what, phase string) {
@@ -228,7 +228,7 @@ func TestAStepOfARunThatWasEndedOrIsElsewhereDoesNotCount(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrittenIsProgressOnlyWhileItsRunWrites(t *testing.T) {
+func TestWhatIsWrittenIsProgressOfItsPhaseOnlyWhileItsRunWrites(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a")
 	run, _ := begin(t, db, state.NewRun{Kind: state.Sweep, Phase: "decide"})
@@ -239,14 +239,17 @@ func TestWhatIsWrittenIsProgressOnlyWhileItsRunWrites(t *testing.T) {
 		return fmt.Sprintf("%d %s", r.RequestsBLN, r.Progress)
 	}
 	must(t, state.NoteStep(t.Context(), db, "a", run.Run, "decide", state.Step{Progress: json.RawMessage(`{"done": 9}`)}))
-	if got := written(); got != `2 {"done": 9}` {
+	if got := written(); got != `2 {"done": 9, "written": 40}` {
 		t.Errorf("while it decides: %s", got)
 	}
 	must(t, state.NextPhase(t.Context(), db, "a", run.Run, "decide", "write"))
-	if got := written(); got != `4 ` {
+	if got := written(); got != `4 {"before": {"decide": 9}, "written": 80}` {
 		t.Errorf("before it has begun: %s", got)
 	}
-	for _, c := range []struct{ was, want string }{{`{"total": 100}`, `6 {"done": 40, "total": 100}`}, {`{"done": 10, "total": 100}`, `8 {"done": 50, "total": 100}`}} {
+	for _, c := range []struct{ was, want string }{
+		{`{"done": 0, "total": 100}`, `6 {"done": 40, "total": 100, "before": {"decide": 9}, "written": 120}`},
+		{`{"done": 10, "total": 100}`, `8 {"done": 50, "total": 100, "before": {"decide": 9}, "written": 160}`},
+	} {
 		must(t, state.NoteStep(t.Context(), db, "a", run.Run, "write", state.Step{Progress: json.RawMessage(c.was)}))
 		if got := written(); got != c.want {
 			t.Errorf("from %s: %s, want %s", c.was, got, c.want)

@@ -49,6 +49,7 @@ type Bridge struct {
 type Progress struct {
 	Phase       Phase
 	Done, Total int
+	Over        bool // the phase is over
 }
 
 // ErrHalted ends a run: a foreign key was damaged; no write is made until a person resumes.

@@ -117,6 +117,7 @@ const askEvery = 200 * time.Millisecond
 func (w *worker) await(ctx context.Context, id uuid.UUID) (Result, error) {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
+	over := map[Phase]bool{}
 	for {
 		row, err := state.GetRun(ctx, w.db, w.b.Name, id)
 		switch {
@@ -125,9 +126,10 @@ func (w *worker) await(ctx context.Context, id uuid.UUID) (Result, error) {
 			return Result{Run: id, Status: state.Failed}, err
 		case err != nil: // the database is away for a moment, or the lease will be over
 		case row.Status != state.Running:
+			w.b.show(row, over)
 			return w.result(ctx, row)
 		default:
-			w.b.show(row)
+			w.b.show(row, over)
 		}
 		select {
 		case <-tick.C:
@@ -192,14 +194,31 @@ func (w *worker) interrupt(ctx context.Context, id uuid.UUID) (Result, error) {
 	return res, errors.Join(context.Cause(ctx), err)
 }
 
-// show tells the command that waits for a run how far it is.
-func (b *Bridge) show(row state.Run) {
-	if b.Progress == nil {
+// show tells the command that waits for a run how far it is: of each phase that is over once, which over keeps.
+func (b *Bridge) show(row state.Run, over map[Phase]bool) {
+	var p struct {
+		progress
+		Before  map[Phase]int `json:"before"`
+		Written int           `json:"written"` // users, also while other phases went on
+	}
+	if b.Progress == nil || row.Progress == nil || json.Unmarshal(row.Progress, &p) != nil {
 		return
 	}
-	var p progress
-	if row.Progress != nil && json.Unmarshal(row.Progress, &p) == nil {
-		b.Progress(Progress{Phase(row.Phase), p.Done, p.Total})
+	for _, l := range routes[row.Kind] {
+		if done, ended := p.Before[l.phase]; ended && !over[l.phase] {
+			over[l.phase] = true
+			b.Progress(Progress{Phase: l.phase, Done: done, Over: true})
+		}
+	}
+	now := Progress{Phase: Phase(row.Phase), Done: p.Done, Total: p.Total, Over: row.Status == state.Done || row.Status == state.Quarantined}
+	switch {
+	case now.Done+now.Total == 0: // it has not begun, or has nothing to do
+	case now.Phase == PhaseWrite:
+		before := p.Written - p.Done
+		now.Done, now.Total = p.Written, p.Total+before
+		fallthrough
+	default:
+		b.Progress(now)
 	}
 }
 

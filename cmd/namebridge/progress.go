@@ -49,6 +49,7 @@ type progress struct {
 type phase struct {
 	name    bridgesync.Phase
 	started time.Time
+	unseen  bool // it was over when it was first heard of
 	bar     *mpb.Bar
 	look    atomic.Pointer[look]
 }
@@ -130,6 +131,7 @@ func (p *progress) show(x bridgesync.Progress) {
 	if p.current == nil || p.current.name != x.Phase {
 		p.finish(false)
 		p.begin(x.Phase, x.Total)
+		p.current.unseen = x.Over
 	}
 	now := *p.current.look.Load()
 	if x.Done < now.done {
@@ -145,6 +147,9 @@ func (p *progress) show(x bridgesync.Progress) {
 	if b := p.current.bar; b != nil {
 		b.SetTotal(int64(max(now.total, now.done)), false)
 		b.SetCurrent(int64(now.done))
+	}
+	if x.Over {
+		p.finish(false)
 	}
 }
 
@@ -231,6 +236,7 @@ func (p *progress) text(c *phase, l look) string {
 	switch {
 	case l.stopped:
 		parts = append(parts, "stopped after "+span(took))
+	case !l.ended.IsZero() && c.unseen:
 	case !l.ended.IsZero():
 		parts = append(parts, span(took))
 	case l.done > 0 && took >= etaAfter:

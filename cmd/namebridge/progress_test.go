@@ -148,3 +148,31 @@ func TestAPrivatePostgresKeepsItsDataBetweenCommands(t *testing.T) {
 	p.env["XDG_DATA_HOME"] = filepath.Join(data, "namebridge", "postgres", "lock") // a file
 	p.run(t, "migrate", "up").ends(t, 2, "DATABASE_URL is embedded", "XDG_DATA_HOME")
 }
+
+func TestAPhaseThatWasOverBeforeAnybodyLookedIsShownAllTheSame(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		p := newProgress(&out, "census", bridgesync.PhaseCensus)
+		p.start()
+		time.Sleep(time.Second)
+		for _, x := range []bridgesync.Progress{
+			{Phase: bridgesync.PhaseCensus, Done: 20},
+			{Phase: bridgesync.PhaseCensus, Done: 30, Over: true},
+			{Phase: bridgesync.PhaseAsk, Done: 5, Over: true},
+			{Phase: bridgesync.PhaseLink, Done: 30, Over: true},
+			{Phase: bridgesync.PhaseWrite, Done: 1, Total: 2},
+			{Phase: bridgesync.PhaseWrite, Done: 2, Total: 2, Over: true},
+		} {
+			p.show(x)
+		}
+		p.end(false)
+		want := `census  census   30 people · 1.0 s
+census  link     30 people
+census  write    2 users · 0.0 s
+`
+		if out.String() != want {
+			t.Errorf("got\n%swant\n%s", &out, want)
+		}
+	})
+}
