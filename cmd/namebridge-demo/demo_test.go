@@ -27,15 +27,14 @@ func TestMain(m *testing.M) {
 
 var built string // the folder of program
 
-// program builds the real namebridge, once for all tests.
+// program builds both programs, once for all tests, and says where namebridge is; namebridge-demo is beside it.
 var program = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "namebridge-demo-test-")
 	if err != nil {
 		return "", err
 	}
 	built = dir
-	path := filepath.Join(dir, "namebridge")
-	return path, exec.Command("go", "build", "-o", path, "namebridge/cmd/namebridge").Run()
+	return filepath.Join(dir, "namebridge"), exec.Command("go", "build", "-o", dir, "namebridge/cmd/...").Run()
 })
 
 func namebridge(t *testing.T) string {
