@@ -174,7 +174,7 @@ func Withdraw(ctx context.Context, q Querier, bridge string, claimed []Claimed) 
 		users[i], fences[i], versions[i] = c.UserID, c.Fence, c.Version
 	}
 	_, err := q.Exec(ctx, `WITH `+inOrder+` UPDATE directory_users d SET claim_owner = NULL, attempts = 0, retry_at = NULL,
-			action = CASE WHEN wanted_version = t.v THEN NULL ELSE action END, applied_version = t.v
+			action = CASE WHEN wanted_version = t.v THEN NULL ELSE action END, applied_version = greatest(applied_version, t.v)
 		FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS t(u, f, v) JOIN locked ON locked.user_id = t.u
 		WHERE d.bridge = $1 AND d.user_id = t.u AND d.fence = t.f`,
 		bridge, users, fences, versions)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -327,6 +328,40 @@ func TestAWriteThatSettlesAsWhatIsNotWantedMakesItsUserDue(t *testing.T) {
 		if due := value[bool](t, db, `SELECT decide_due FROM directory_users WHERE applied_source = 'voice'`); due != c.due {
 			t.Errorf("%s: due is %v", name, due)
 		}
+	}
+}
+
+// Whoever finds that a user cannot be written knows what was wanted when it was claimed, and nothing of what was decided since.
+func TestWithdrawingConcernsOnlyWhatWasClaimed(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 1)
+	other := state.Wanted{UserID: 1, Action: "write", Digest: []byte("other")}
+	there := other
+	there.There = true
+	for name, c := range map[string]struct {
+		since   []state.Wanted
+		pending bool
+		action  string
+	}{
+		"nothing was decided since":           {nil, false, ""},
+		"the same was":                        {[]state.Wanted{{UserID: 1, Action: "write", Digest: []byte("wanted")}}, false, ""},
+		"something else was":                  {[]state.Wanted{other}, true, "write"},
+		"something else, and then nothing":    {[]state.Wanted{other, {UserID: 1}}, false, ""},
+		"something else, which stands there":  {[]state.Wanted{other, there}, false, "write"},
+		"something else, and something again": {[]state.Wanted{other, {UserID: 1}, other}, true, "write"},
+	} {
+		undone(t, db, func(tx pgx.Tx) {
+			want(t, tx, "a", "write", 1)
+			_, by := claim(t, tx, live(t, tx, "a"), 1)
+			for _, w := range c.since {
+				wish(t, tx, "a", state.Wish{Urgency: state.BackfillPriority}, w)
+			}
+			must(t, state.Withdraw(t.Context(), tx, "a", []state.Claimed{by[1]}))
+			got := value[string](t, tx, `SELECT concat_ws(' ', wanted_version > applied_version, action, claim_owner IS NULL) FROM directory_users`)
+			if want := strings.Join(strings.Fields(fmt.Sprint(map[bool]string{true: "t", false: "f"}[c.pending], " ", c.action, " t")), " "); got != want {
+				t.Errorf("%s: %s, want %s", name, got, want)
+			}
+		})
 	}
 }
 

@@ -1,0 +1,343 @@
+package state_test
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"pgregory.net/rapid"
+
+	"namebridge/state"
+)
+
+// world is what is true of a few users while two processes write them: what the rules want, and what stands in BLN.
+type world struct {
+	db       *pgxpool.Pool
+	bridge   string
+	wanted   map[int64]state.Wanted // the last decision
+	done     map[int64]bool         // that was settled: applied, there, or nothing to be done for now
+	stands   map[int64][]byte       // what BLN shows
+	fence    map[int64]int64        // the newest
+	claimant map[int64]*process     // who has the newest; nil: given back
+	owners   []*process
+}
+
+// process is one of those who write.
+type process struct {
+	owner  uuid.UUID
+	silent bool
+	has    map[int64]*holding // what it believes to have claimed
+}
+
+// holding is a claim as its process knows it.
+type holding struct {
+	state.Claimed
+	entry int64 // journalled, and sent
+}
+
+// crowdOf are the users of a world.
+var crowdOf = []int64{1, 2}
+
+// ask fails the check for an error.
+func (w *world) ask(rt *rapid.T, what string, err error) {
+	if err != nil {
+		rt.Fatalf("%s: %v", what, err)
+	}
+}
+
+// decide stores what the rules say about a user. There is what stands there: as the rules know it from the list.
+func (w *world) decide(rt *rapid.T, urgency int16, wanted state.Wanted) {
+	wanted.There = wanted.Action != "" && bytes.Equal(w.stands[wanted.UserID], wanted.Digest)
+	_, err := state.StoreWanted(rt.Context(), w.db, w.bridge, state.Wish{Run: uuid.New(), Urgency: urgency}, []state.Wanted{wanted})
+	w.ask(rt, "decide", err)
+	w.wanted[wanted.UserID], w.done[wanted.UserID] = wanted, wanted.There || wanted.Action == ""
+}
+
+// took notes that a process was given a user, which nobody who lives may have.
+func (w *world) took(rt *rapid.T, p *process, c state.Claimed) {
+	if other := w.claimant[c.UserID]; other != nil && !other.silent {
+		rt.Fatalf("user %d was given to two who live", c.UserID)
+	}
+	if c.Fence <= w.fence[c.UserID] {
+		rt.Fatalf("user %d: fence %d after %d", c.UserID, c.Fence, w.fence[c.UserID])
+	}
+	w.fence[c.UserID], w.claimant[c.UserID] = c.Fence, p
+	p.has[c.UserID] = &holding{Claimed: c}
+}
+
+// gave notes that a process has given a user back, if it was its own.
+func (w *world) gave(p *process, h *holding) {
+	if w.fence[h.UserID] == h.Fence {
+		w.claimant[h.UserID] = nil
+	}
+	delete(p.has, h.UserID)
+}
+
+// settle closes a sent write as what it came to, or gives a user back of whom nothing was sent.
+func (w *world) settle(rt *rapid.T, p *process, h *holding) {
+	o := state.Outcome{UserID: h.UserID, Fence: h.Fence, Entry: h.entry, State: state.Unsent}
+	// The check after a write is made right after it: what the process saw is what it wrote.
+	if h.entry != 0 {
+		o.State, o.Applied, o.Version, o.Digest, o.Source = state.Verified, true, h.Version, h.WantedDigest, h.WantedSource
+	}
+	w.ask(rt, "settle", state.Settle(rt.Context(), w.db, w.bridge, []state.Outcome{o}))
+	if wanted := w.wanted[h.UserID]; o.Applied && w.fence[h.UserID] == h.Fence && wanted.Action == h.Action && bytes.Equal(wanted.Digest, h.WantedDigest) {
+		w.done[h.UserID] = true
+	} else if o.Applied && w.fence[h.UserID] == h.Fence && wanted.Action != "" {
+		w.done[h.UserID] = false // another thing stands there than is wanted
+	}
+	w.gave(p, h)
+}
+
+// check compares what the database says with what is true.
+func (w *world) check(rt *rapid.T) {
+	rows, err := w.db.Query(rt.Context(), `SELECT user_id, wanted_version > applied_version, coalesce(action, ''), wanted_digest, decide_due,
+		(SELECT count(*) FROM journal j WHERE j.bridge = d.bridge AND j.user_id = d.user_id AND j.state = 'sending') FROM directory_users d WHERE bridge = $1`, w.bridge)
+	w.ask(rt, "check", err)
+	defer rows.Close()
+	for rows.Next() {
+		var id, open int64
+		var pending, due bool
+		var action string
+		var digest []byte
+		w.ask(rt, "check", rows.Scan(&id, &pending, &action, &digest, &due, &open))
+		wanted := w.wanted[id]
+		if pending && action == "" {
+			rt.Fatalf("user %d is pending, and nothing is wanted", id)
+		}
+		if wanted.Action != "" && !w.done[id] && (!pending || action != wanted.Action || !bytes.Equal(digest, wanted.Digest)) {
+			rt.Fatalf("user %d: %s of %q is lost: pending %t, %s of %q", id, wanted.Action, wanted.Digest, pending, action, digest)
+		}
+		if wanted.Action == "" && pending {
+			rt.Fatalf("user %d is pending for what was called off", id)
+		}
+		// Something else stands there than is wanted: that is known, or will be found out by who looks into it.
+		if wanted.Action != "" && w.done[id] && !bytes.Equal(w.stands[id], wanted.Digest) && !pending && !due && open == 0 {
+			rt.Fatalf("user %d shows %q, wanted is %q, and nobody knows", id, w.stands[id], wanted.Digest)
+		}
+	}
+	w.ask(rt, "check", rows.Err())
+}
+
+func (w *world) beat(rt *rapid.T, p *process) {
+	_, err := state.Heartbeat(rt.Context(), w.db, w.bridge, p.owner)
+	w.ask(rt, "beat", err)
+	p.silent = false
+}
+
+// Whatever two processes do in whatever order, and whenever one of them dies, is taken for dead, or wakes: they never have
+// the same user at once, and whatever is wanted is pending until it stands there, is called off, or is withdrawn.
+func TestTwoProcessesNeverHaveOneUserAndLoseNothing(t *testing.T) {
+	t.Parallel()
+	db := fresh(t)
+	n := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		n++
+		w := &world{
+			db: db, bridge: fmt.Sprint("b", n), wanted: map[int64]state.Wanted{}, done: map[int64]bool{}, stands: map[int64][]byte{}, fence: map[int64]int64{}, claimant: map[int64]*process{},
+			owners: []*process{{owner: uuid.New(), has: map[int64]*holding{}}, {owner: uuid.New(), has: map[int64]*holding{}}},
+		}
+		ctx := rt.Context()
+		_, err := state.EnsureBridge(ctx, db, w.bridge, 1)
+		w.ask(rt, "begin", err)
+		var users []state.DirectoryUser
+		for _, id := range crowdOf {
+			users = append(users, user(id, fmt.Sprint(id, "@x"), ""))
+		}
+		_, err = state.StoreDirectory(ctx, db, w.bridge, 1, users, false)
+		w.ask(rt, "begin", err)
+		for _, p := range w.owners {
+			w.beat(rt, p)
+		}
+		one := func(rt *rapid.T) *process { return w.owners[rapid.IntRange(0, 1).Draw(rt, "process")] }
+		held := func(rt *rapid.T) (*process, *holding) {
+			p := one(rt)
+			var all []int64
+			for _, id := range crowdOf {
+				if p.has[id] != nil {
+					all = append(all, id)
+				}
+			}
+			if len(all) == 0 {
+				rt.Skip("it has nobody")
+			}
+			return p, p.has[rapid.SampledFrom(all).Draw(rt, "held")]
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"": w.check,
+			"decide": func(rt *rapid.T) {
+				wanted := rapid.SampledFrom([]state.Wanted{
+					{},
+					{Action: "write", Value: []byte(`{"recording_link": "a"}`), Digest: []byte("a"), Source: []byte("s")},
+					{Action: "write", Value: []byte(`{"recording_link": "b"}`), Digest: []byte("b"), Source: []byte("s")},
+					{Action: "write", Value: []byte(`{"recording_link": null}`), Digest: []byte("badge"), Source: []byte("s")},
+					{Action: "clear"},
+				}).Draw(rt, "wanted")
+				wanted.UserID = rapid.SampledFrom(crowdOf).Draw(rt, "user")
+				w.decide(rt, rapid.Int16Range(state.CollectPriority, state.Planned).Draw(rt, "urgency"), wanted)
+			},
+			"let removals through": func(rt *rapid.T) { w.ask(rt, "release", state.ReleaseRemovals(ctx, db, w.bridge)) },
+			"take up":              func(rt *rapid.T) { w.ask(rt, "adopt", state.Adopt(ctx, db, w.bridge, uuid.New(), state.SweepPriority)) },
+			"claim": func(rt *rapid.T) {
+				p := one(rt)
+				w.beat(rt, p)
+				urgency := rapid.SampledFrom([]int16{state.CollectPriority, state.BackfillPriority}).Draw(rt, "urgency")
+				cs, err := state.Claim(ctx, db, w.bridge, urgency, p.owner, rapid.IntRange(1, 2).Draw(rt, "limit"))
+				w.ask(rt, "claim", err)
+				for _, c := range cs {
+					w.took(rt, p, c)
+					if n := w.open(rt, c.UserID); n > 0 {
+						rt.Fatalf("user %d was claimed with %d writes that nobody has looked into", c.UserID, n)
+					}
+				}
+			},
+			// A write is sent as soon as it is journalled, and arrives or not.
+			"send": func(rt *rapid.T) {
+				_, h := held(rt)
+				if h.entry != 0 {
+					rt.Skip("it was sent already")
+				}
+				in := &state.Intent{Run: uuid.New(), UserID: h.UserID, Fence: h.Fence, Action: h.Action, Version: h.Version, Source: h.WantedSource, Before: []byte(`{}`), AfterFragment: h.WantedDigest}
+				w.ask(rt, "journal", state.Journal(ctx, db, w.bridge, []*state.Intent{in}))
+				if h.entry = in.Entry; h.entry == 0 {
+					return
+				}
+				if w.fence[h.UserID] != h.Fence {
+					rt.Fatalf("user %d is written under fence %d, by now it is %d", h.UserID, h.Fence, w.fence[h.UserID])
+				}
+				if rapid.Bool().Draw(rt, "it arrives") {
+					w.stands[h.UserID] = h.WantedDigest
+					return
+				}
+				w.ask(rt, "close", state.CloseEntry(ctx, db, w.bridge, h.entry, state.Unsent, ""))
+				h.entry = 0
+			},
+			"settle": func(rt *rapid.T) {
+				p, h := held(rt)
+				w.settle(rt, p, h)
+			},
+			"fail": func(rt *rapid.T) {
+				p, h := held(rt)
+				w.ask(rt, "fail", state.Fail(ctx, db, w.bridge, []state.Failure{{UserID: h.UserID, Fence: h.Fence, Problem: "x", RetryAfter: time.Hour}}))
+				w.gave(p, h)
+			},
+			"give back": func(rt *rapid.T) {
+				p, h := held(rt)
+				w.ask(rt, "unclaim", state.Unclaim(ctx, db, w.bridge, h.UserID, h.Fence))
+				w.gave(p, h)
+			},
+			"withdraw": func(rt *rapid.T) {
+				p, h := held(rt)
+				if h.entry != 0 {
+					rt.Skip("it was sent")
+				}
+				w.ask(rt, "withdraw", state.Withdraw(ctx, db, w.bridge, []state.Claimed{h.Claimed}))
+				if w.fence[h.UserID] == h.Fence && w.version(rt, h.UserID) == h.Version { // else something else is wanted by now
+					w.wanted[h.UserID], w.done[h.UserID] = state.Wanted{UserID: h.UserID}, true
+				}
+				w.gave(p, h)
+			},
+			"look into": func(rt *rapid.T) {
+				p := one(rt)
+				w.beat(rt, p)
+				w.lookInto(rt, p, func(*holding) {})
+			},
+			"silent": func(rt *rapid.T) {
+				p := one(rt)
+				_, err := db.Exec(ctx, `UPDATE workers SET heartbeat_at = now() - interval '1 minute' WHERE bridge = $1 AND owner = $2`, w.bridge, p.owner)
+				w.ask(rt, "silence", err)
+				p.silent = true
+			},
+			"dies": func(rt *rapid.T) { // and comes back with nothing
+				n := rapid.IntRange(0, 1).Draw(rt, "process")
+				w.ask(rt, "leave", state.Leave(ctx, db, w.bridge, w.owners[n].owner))
+				w.owners[n].silent = true
+				w.owners[n] = &process{owner: uuid.New(), has: map[int64]*holding{}}
+			},
+			"time passes": func(rt *rapid.T) { w.ripen(rt) },
+		})
+		w.finish(rt)
+	})
+}
+
+// open counts the writes of a user whose outcome is not known.
+func (w *world) open(rt *rapid.T, id int64) (n int) {
+	w.ask(rt, "open", w.db.QueryRow(rt.Context(), `SELECT count(*) FROM journal WHERE bridge = $1 AND user_id = $2 AND state = 'sending'`, w.bridge, id).Scan(&n))
+	return n
+}
+
+func (w *world) version(rt *rapid.T, id int64) (v int64) {
+	w.ask(rt, "version", w.db.QueryRow(rt.Context(), `SELECT wanted_version FROM directory_users WHERE bridge = $1 AND user_id = $2`, w.bridge, id).Scan(&v))
+	return v
+}
+
+// ripen lets the time pass after which what failed is tried again.
+func (w *world) ripen(rt *rapid.T) {
+	_, err := w.db.Exec(rt.Context(), `UPDATE directory_users SET retry_at = now() - interval '1 second' WHERE bridge = $1 AND retry_at IS NOT NULL`, w.bridge)
+	w.ask(rt, "ripen", err)
+}
+
+// lookInto has a process find out what became of writes that others have sent.
+func (w *world) lookInto(rt *rapid.T, p *process, then func(*holding)) {
+	open, err := state.ClaimOpen(rt.Context(), w.db, w.bridge, p.owner, 10)
+	w.ask(rt, "claim open", err)
+	for _, e := range open {
+		if p.has[e.UserID] != nil && p.has[e.UserID].Fence == e.Fence {
+			rt.Fatalf("user %d has two writes that nobody has looked into", e.UserID)
+		}
+		w.took(rt, p, state.Claimed{UserID: e.UserID, Fence: e.Fence, Action: map[bool]string{true: "clear", false: "write"}[e.Source == nil], Version: e.Version, WantedDigest: e.AfterFragment, WantedSource: e.Source})
+		h := p.has[e.UserID]
+		h.entry = e.Entry
+		then(h)
+	}
+}
+
+// finish lets everybody who writes die, and a last one bring it to an end: then everybody shows what was last wanted.
+func (w *world) finish(rt *rapid.T) {
+	ctx := rt.Context()
+	for _, p := range w.owners {
+		w.ask(rt, "leave", state.Leave(ctx, w.db, w.bridge, p.owner))
+		p.silent = true
+	}
+	last := &process{owner: uuid.New(), has: map[int64]*holding{}}
+	for range 10 {
+		w.beat(rt, last)
+		w.ripen(rt)
+		w.lookInto(rt, last, func(h *holding) { w.settle(rt, last, h) })
+		users, err := state.NextUsers(ctx, w.db, w.bridge, 0, 10, true)
+		w.ask(rt, "due", err)
+		for _, u := range users {
+			wanted := w.wanted[u.UserID]
+			wanted.UserID = u.UserID
+			w.decide(rt, state.SweepPriority, wanted)
+		}
+		w.ask(rt, "adopt", state.Adopt(ctx, w.db, w.bridge, uuid.New(), state.SweepPriority))
+		w.ask(rt, "release", state.ReleaseRemovals(ctx, w.db, w.bridge))
+		cs, err := state.Claim(ctx, w.db, w.bridge, state.BackfillPriority, last.owner, 10)
+		w.ask(rt, "claim", err)
+		for _, c := range cs {
+			w.took(rt, last, c)
+			in := &state.Intent{Run: uuid.New(), UserID: c.UserID, Fence: c.Fence, Action: c.Action, Version: c.Version, Source: c.WantedSource, Before: []byte(`{}`), AfterFragment: c.WantedDigest}
+			w.ask(rt, "journal", state.Journal(ctx, w.db, w.bridge, []*state.Intent{in}))
+			h := last.has[c.UserID]
+			if h.entry = in.Entry; h.entry == 0 {
+				rt.Fatalf("user %d is claimed, and may not be written", c.UserID)
+			}
+			w.stands[c.UserID] = c.WantedDigest
+			w.settle(rt, last, h)
+		}
+		w.check(rt)
+		if len(users)+len(cs) == 0 {
+			break
+		}
+	}
+	for _, id := range crowdOf {
+		wanted := w.wanted[id]
+		if wanted.Action != "" && !bytes.Equal(w.stands[id], wanted.Digest) {
+			rt.Fatalf("at the end user %d shows %q, wanted was %q", id, w.stands[id], wanted.Digest)
+		}
+	}
+}
