@@ -576,3 +576,45 @@ func TestASecondSignalEndsTheProgramAtOnce(t *testing.T) {
 		_ = child.Process.Kill()
 	}
 }
+
+func TestAURLMaySizeThePool(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{Seed: 17, Users: 20}).lively(nil)
+	p.env["DATABASE_URL"] = testdb.URL(t, nil) + "&pool_max_conns=8"
+	p.run(t, "migrate", "up").ends(t, 0)
+	d := p.serve(t)
+	p.right(t)
+	d.stop()
+	d.ends(t, 0)
+}
+
+func TestTimesToComeAreWrittenAsPeopleSayThem(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 4, 12, 0, 0, 0, time.Local) // a Wednesday
+	for _, c := range []struct {
+		in   time.Duration
+		want string
+	}{
+		{-time.Hour, "now"},
+		{0, "now"},
+		{time.Millisecond, "in 1 s"},
+		{90 * time.Second, "in 90 s"},
+		{5 * time.Minute, "in 5 min"},
+		{119 * time.Minute, "in 119 min"},
+		{3 * time.Hour, "at 15:00"},
+		{14 * time.Hour, "at 02:00"},
+		{30 * time.Hour, "Thursday 18:00"},
+		{10 * 24 * time.Hour, "Sat 14 Mar 12:00"},
+	} {
+		if got := when(now.Add(c.in), now); got != c.want {
+			t.Errorf("in %v: %q, want %q", c.in, got, c.want)
+		}
+	}
+	for listening, want := range map[string]string{
+		"[::]:8080": "localhost:8080", "0.0.0.0:80": "localhost:80", "127.0.0.1:8080": "127.0.0.1:8080", "[fd00::1]:8080": "[fd00::1]:8080",
+	} {
+		if got := dialable(listening); got != want {
+			t.Errorf("%s is at %s, want %s", listening, got, want)
+		}
+	}
+}
