@@ -99,7 +99,7 @@ func (d *demo) live(ctx context.Context) (err error) {
 	if err := s.stop(); err != nil {
 		return err
 	}
-	fmt.Fprintf(d.out, "\nserve got SIGTERM, finished what was on its way, and ended with exit code 0 after %s.\n\n", span(time.Since(stopping)))
+	fmt.Fprintf(d.out, "\nserve got SIGTERM, finished what was on its way, and ended with exit code 0 after %s.\n\n", span(max(time.Since(stopping), 100*time.Millisecond)))
 	return w.conclude(context.WithoutCancel(ctx), lasted)
 }
 
@@ -129,18 +129,19 @@ func (d *demo) invite(s *serving, environment string) {
 		ends = fmt.Sprintf("It ends by itself after %s, when all has arrived; Ctrl-C stops it before.", span(d.lasting))
 	}
 	fmt.Fprintf(d.out, `  It asks NameCoach every %.0f s what is new, and sweeps all of BLN every %.0f s.
-  %s/readyz · /metrics
+  %[3]s/readyz    whether it works
+  %[3]s/metrics   what it counts, for Prometheus
 
   In another terminal:
 
-    . %s
+    . %[4]s
     namebridge status       how it stands
     namebridge runs list    what it did
     namebridge holds list   who is not written, and why
     namebridge doctor       whether anything stands in its way
-    tail -f %s
+    tail -f %[5]s
 
-  %s
+  %[6]s
 
 `, collectEvery.Seconds(), d.sweepEvery().Seconds(), s.http, environment, s.log, d.paint(bold, ends))
 }
