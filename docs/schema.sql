@@ -78,6 +78,7 @@ CREATE TABLE directory_users (
     FOREIGN KEY (bridge) REFERENCES bridges(bridge) ON DELETE CASCADE
 ) WITH (fillfactor=80);
 CREATE INDEX directory_users_audit ON directory_users USING btree (bridge, audit_at) WHERE ((applied_digest IS NOT NULL) AND (gone_at IS NULL));
+CREATE INDEX directory_users_claimed ON directory_users USING btree (bridge, claim_owner) WHERE (claim_owner IS NOT NULL);
 CREATE INDEX directory_users_concerned ON directory_users USING btree (bridge, user_id) WHERE (decide_due OR (wanted_version > 0) OR (applied_digest IS NOT NULL));
 CREATE INDEX directory_users_due ON directory_users USING btree (bridge, user_id) WHERE decide_due;
 CREATE INDEX directory_users_email ON directory_users USING btree (bridge, email) WHERE ((email <> ''::text) AND (gone_at IS NULL));

@@ -69,6 +69,7 @@ CREATE INDEX directory_users_ready ON directory_users (bridge, urgency, user_id)
     WHERE wanted_version > applied_version AND gone_at IS NULL AND (NOT removes OR released_version = wanted_version);
 CREATE INDEX directory_users_removals ON directory_users (bridge, user_id)
     WHERE wanted_version > applied_version AND gone_at IS NULL AND removes AND released_version < wanted_version;
+CREATE INDEX directory_users_claimed ON directory_users (bridge, claim_owner) WHERE claim_owner IS NOT NULL;
 CREATE INDEX directory_users_gone ON directory_users (bridge, gone_at) WHERE gone_at IS NOT NULL;
 CREATE INDEX directory_users_unasked ON directory_users (bridge, user_id) WHERE asked_at IS NULL AND gone_at IS NULL;
 CREATE INDEX directory_users_audit ON directory_users (bridge, audit_at) WHERE applied_digest IS NOT NULL AND gone_at IS NULL;
@@ -97,6 +98,7 @@ ALTER TABLE plan_steps DROP COLUMN version;
 ALTER TABLE holds DROP COLUMN ignored_at, DROP COLUMN ignored_reason;
 DROP INDEX journal_settled;
 DROP INDEX directory_users_gone;
+DROP INDEX directory_users_claimed;
 ALTER TABLE directory_users DROP COLUMN urgency, DROP COLUMN wanted_run, DROP COLUMN wanted_window, DROP COLUMN removes,
     DROP COLUMN released_version, DROP COLUMN applied_recording, DROP COLUMN asked_at, DROP COLUMN audit_at;
 CREATE INDEX directory_users_pending ON directory_users (bridge, user_id) WHERE wanted_version > applied_version;

@@ -90,17 +90,18 @@ func StoreStaged(ctx context.Context, q Querier, bridge string, reading Reading,
 		return 0, nil
 	}
 	tag, err := q.Exec(ctx, `INSERT INTO participants (bridge, participant, person, email, institution_id, event_access_code, event_title,
-			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, created_run, seen_run, doubt_due, found_at)
+			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, created_run, seen_run, doubt_due, found_at, changed_at)
 		SELECT DISTINCT ON (participant) bridge, participant, person, email, institution_id, event_access_code, event_title,
-			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, $3::uuid, $3::uuid, NOT $4::boolean, $5::timestamptz
-		FROM staged_participants WHERE bridge = $1 AND reading = $2 ORDER BY participant, recording_link = '', content
+			first_name, last_name, name_badge_link, recording_link, recording_id, recording_date, attributes, content, $3::uuid, $3::uuid, NOT $4::boolean, $5::timestamptz, clock_timestamp()
+		FROM staged_participants WHERE bridge = $1 AND reading = $2 ORDER BY participant, recording_link = '', content, email
 		ON CONFLICT (bridge, participant) DO UPDATE SET person = EXCLUDED.person, email = EXCLUDED.email,
 			institution_id = EXCLUDED.institution_id, event_access_code = EXCLUDED.event_access_code, event_title = EXCLUDED.event_title,
 			first_name = EXCLUDED.first_name, last_name = EXCLUDED.last_name, name_badge_link = EXCLUDED.name_badge_link,
 			recording_link = EXCLUDED.recording_link, recording_id = EXCLUDED.recording_id, recording_date = EXCLUDED.recording_date,
-			attributes = EXCLUDED.attributes, content = EXCLUDED.content, changed_at = now(), link_due = true, doubt_due = EXCLUDED.doubt_due,
+			attributes = EXCLUDED.attributes, content = EXCLUDED.content, changed_at = EXCLUDED.changed_at, link_due = true, doubt_due = EXCLUDED.doubt_due,
 			missing_since = NULL, replaced = false, absences = 0, seen_run = EXCLUDED.seen_run, seen_at = now(), found_at = EXCLUDED.found_at
-		WHERE participants.content <> EXCLUDED.content OR participants.missing_since IS NOT NULL`, bridge, reading.ID, b.By, b.All, b.Found)
+		WHERE participants.content <> EXCLUDED.content OR participants.missing_since IS NOT NULL
+			OR participants.email <> EXCLUDED.email -- spelled otherwise: it is asked for in NameCoach's own spelling`, bridge, reading.ID, b.By, b.All, b.Found)
 	if err != nil {
 		return 0, fmt.Errorf("store participants: %w", err)
 	}
@@ -172,13 +173,26 @@ func LockParticipants(ctx context.Context, q Querier, bridge string) error {
 	return nil
 }
 
+// Moment is a time that every row stored before it is older than, and every row stored after it younger. Run it in a
+// transaction of its own.
+func Moment(ctx context.Context, tx pgx.Tx, bridge string) (at time.Time, err error) {
+	if err := LockParticipants(ctx, tx, bridge); err != nil {
+		return at, err
+	}
+	if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&at); err != nil {
+		return at, fmt.Errorf("read the time: %w", err)
+	}
+	return at, nil
+}
+
 // PersonKeys is what links one person: the distinct keys of all its participants, and a link made by hand.
 type PersonKeys struct {
 	Person         string
 	InstitutionIDs []string
 	Due            bool
-	Hand           int64 // 0: none
-	WasUser        int64 // the user linked now, 0: none
+	ChangedAt      *time.Time // when what is due last changed; nil: nothing is due
+	Hand           int64      // 0: none
+	WasUser        int64      // the user linked now, 0: none
 }
 
 // NextPeople gives up to limit people after the given one, in order; with dueOnly just those that changed since they
@@ -194,7 +208,7 @@ func NextPeople(ctx context.Context, q Querier, bridge, after string, limit int,
 			ORDER BY person LIMIT $3)
 		SELECT p.person,
 			array_agg(DISTINCT p.institution_id) FILTER (WHERE p.institution_id <> '') AS institution_ids,
-			bool_or(p.link_due) AS due,
+			bool_or(p.link_due) AS due, max(p.changed_at) FILTER (WHERE p.link_due) AS changed_at,
 			coalesce(max(l.user_id) FILTER (WHERE l.rule = 'hand'), 0) AS hand,
 			coalesce(max(l.user_id), 0) AS was_user
 		FROM next JOIN participants p ON p.bridge = $1 AND p.person = next.person AND NOT p.replaced AND (cardinality($4::text[]) = 0 OR p.event_access_code = ANY($4))

@@ -62,11 +62,12 @@ type Run struct {
 	RequestsBLN       int64
 	Counts            json.RawMessage
 	Error             *string
-	Live              bool // running, and a process that serves the bridge lives
+	ApprovedAt        *time.Time // a person has let its staged or planned steps through
+	Live              bool       // running, and a process that serves the bridge lives
 }
 
 var runColumns = `run, kind, status, since, started_at, resumed_at, ended_at, phase, place, progress, priority, hosted, requests_namecoach, requests_bln,
-	counts, error, status = 'running' AND ` + liveBridge + ` AS live`
+	counts, error, approved_at, status = 'running' AND ` + liveBridge + ` AS live`
 
 // NewRun is a run to be started.
 type NewRun struct {
@@ -137,22 +138,23 @@ type Step struct {
 	NameCoach, BLNSent int64           // requests sent for it
 }
 
-// NoteStep notes how far a running run has come, in the transaction that brings it there. ErrStale: the run is not in
-// this phase any more, or was ended: the step must not count.
-func NoteStep(ctx context.Context, q Querier, bridge string, run uuid.UUID, phase string, s Step) error {
+// NoteStep notes how far run, as it was read, has come, in the transaction that brings it there. ErrStale: it is not in this
+// phase any more, or was ended, also where it has been gone on with since: the step must not count.
+func NoteStep(ctx context.Context, q Querier, bridge string, run Run, s Step) error {
 	tag, err := q.Exec(ctx, `UPDATE runs SET place = coalesce($4, place), progress = CASE WHEN $5::jsonb IS NULL THEN progress ELSE coalesce(progress, '{}') || $5 END,
 			requests_namecoach = requests_namecoach + $6, requests_bln = requests_bln + $7
-		WHERE bridge = $1 AND run = $2 AND phase = $3 AND status = 'running'`, bridge, run, phase, s.Place, s.Progress, s.NameCoach, s.BLNSent)
-	return exactlyOne(tag, err, "note step of run %s", run)
+		WHERE bridge = $1 AND run = $2 AND phase = $3 AND status = 'running' AND resumed_at IS NOT DISTINCT FROM $8`,
+		bridge, run.Run, run.Phase, s.Place, s.Progress, s.NameCoach, s.BLNSent, run.ResumedAt)
+	return exactlyOne(tag, err, "note step of run %s", run.Run)
 }
 
 // NextPhase takes a running run from one phase to the next, in the transaction that queues its job. Its progress keeps how far the
 // former phases came. ErrStale: see NoteStep.
-func NextPhase(ctx context.Context, q Querier, bridge string, run uuid.UUID, phase, next string) error {
+func NextPhase(ctx context.Context, q Querier, bridge string, run Run, next string) error {
 	tag, err := q.Exec(ctx, `UPDATE runs SET phase = $4, place = NULL, progress = (progress - ARRAY['done', 'total']) || jsonb_build_object('before',
 			coalesce(progress->'before', '{}') || CASE WHEN progress ? 'done' THEN jsonb_build_object(phase, progress->'done') ELSE '{}' END)
-		WHERE bridge = $1 AND run = $2 AND phase = $3 AND status = 'running'`, bridge, run, phase, next)
-	return exactlyOne(tag, err, "next phase of run %s", run)
+		WHERE bridge = $1 AND run = $2 AND phase = $3 AND status = 'running' AND resumed_at IS NOT DISTINCT FROM $5`, bridge, run.Run, run.Phase, next, run.ResumedAt)
+	return exactlyOne(tag, err, "next phase of run %s", run.Run)
 }
 
 // CountRequests adds requests to what a run has sent, also after its end.
@@ -177,15 +179,24 @@ func CountWritten(ctx context.Context, q Querier, bridge string, run uuid.UUID, 
 	return nil
 }
 
-// EndRun closes a running run with its counts. An error text is for people. ErrStale: it has been closed already.
-func EndRun(ctx context.Context, q Querier, bridge string, run uuid.UUID, status RunStatus, counts any, problem string) error {
+// EndRun closes run, as it was read, with its counts. An error text is for people. ErrStale: it has been closed already, also
+// where it has been gone on with since.
+func EndRun(ctx context.Context, q Querier, bridge string, run Run, status RunStatus, counts any, problem string) error {
 	raw, err := json.Marshal(counts)
 	if err != nil {
-		return fmt.Errorf("end run %s: %w", run, err)
+		return fmt.Errorf("end run %s: %w", run.Run, err)
 	}
 	tag, err := q.Exec(ctx, `UPDATE runs SET status = $3, ended_at = now(), counts = $4, error = nullif($5, ''), hosted = NULL
-		WHERE bridge = $1 AND run = $2 AND status = 'running'`, bridge, run, status, raw, forPeople(problem))
-	return exactlyOne(tag, err, "end run %s", run)
+		WHERE bridge = $1 AND run = $2 AND status = 'running' AND resumed_at IS NOT DISTINCT FROM $6`, bridge, run.Run, status, raw, forPeople(problem), run.ResumedAt)
+	return exactlyOne(tag, err, "end run %s", run.Run)
+}
+
+// LockRun reads a run and keeps others from moving it until the transaction ends.
+func LockRun(ctx context.Context, q Querier, bridge string, run uuid.UUID) (Run, error) {
+	if _, err := q.Exec(ctx, `SELECT 1 FROM runs WHERE bridge = $1 AND run = $2 FOR NO KEY UPDATE`, bridge, run); err != nil {
+		return Run{}, fmt.Errorf("lock run %s: %w", run, err)
+	}
+	return GetRun(ctx, q, bridge, run)
 }
 
 // GetRun reads one run.
@@ -260,36 +271,48 @@ func CountPlanned(ctx context.Context, q Querier, bridge string, run uuid.UUID) 
 // through yet.
 const waiting = `d.removes AND d.wanted_version > d.applied_version AND d.released_version < d.wanted_version AND d.gone_at IS NULL`
 
-// CountRemovals counts the pending removals that nobody has let through, and those that the run has made or let through.
-func CountRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID) (pending, done int, err error) {
-	err = q.QueryRow(ctx, `SELECT (SELECT count(*) FROM directory_users d WHERE d.bridge = $1 AND d.urgency < $3 AND `+waiting+`),
-		(SELECT count(*) FROM directory_users d WHERE d.bridge = $1 AND d.wanted_run = $2 AND d.removes AND d.released_version = d.wanted_version)`,
-		bridge, run, Planned).Scan(&pending, &done)
-	if err != nil {
-		return 0, 0, fmt.Errorf("count the removals of run %s: %w", run, err)
-	}
-	return pending, done, nil
+// unjudged is the condition that the removal of d does not wait for a person, in a run that has staged it as it is.
+const unjudged = `NOT EXISTS (SELECT 1 FROM plan_steps s JOIN runs r USING (bridge, run)
+	WHERE s.bridge = $1 AND s.user_id = d.user_id AND s.version = d.wanted_version
+		AND r.kind <> 'plan' AND r.approved_at IS NULL AND r.status IN ('quarantined', 'running'))`
+
+// ownRemovals is the condition that the guard has to judge the removal of d with run $2: it is that run's, or nobody's who
+// will have it judged.
+const ownRemovals = `d.bridge = $1 AND d.urgency < $3 AND ` + waiting + ` AND ` + unjudged + `
+	AND (d.wanted_run = $2 OR NOT EXISTS (SELECT 1 FROM runs r WHERE r.bridge = $1 AND r.run = d.wanted_run AND r.status = 'running'))`
+
+// Removals are what the guard judges.
+type Removals struct {
+	Pending int // to be judged with this run
+	Done    int // of the run, that were let through already
+	Staged  int // of the bridge, that wait for a person
 }
 
-// unjudged is the condition that no run has staged the removal as it is.
-const unjudged = `NOT EXISTS (SELECT 1 FROM plan_steps s JOIN runs r USING (bridge, run)
-	WHERE s.bridge = $1 AND s.user_id = d.user_id AND s.version = d.wanted_version AND r.status IN ('quarantined', 'running'))`
+// CountRemovals counts the removals that are to be judged with a run.
+func CountRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID) (Removals, error) {
+	r, err := one[Removals](q.Query(ctx, `SELECT (SELECT count(*) FROM directory_users d WHERE `+ownRemovals+`) AS pending,
+		(SELECT count(*) FROM directory_users d WHERE d.bridge = $1 AND d.wanted_run = $2 AND d.removes AND d.released_version = d.wanted_version) AS done,
+		(SELECT count(*) FROM directory_users d WHERE d.bridge = $1 AND d.urgency < $3 AND `+waiting+` AND NOT `+unjudged+`) AS staged`,
+		bridge, run, Planned))
+	if err != nil {
+		return r, fmt.Errorf("count the removals of run %s: %w", run, err)
+	}
+	return r, nil
+}
 
-// AnyUnjudged says whether there are removals that the guard has not judged yet.
-func AnyUnjudged(ctx context.Context, q Querier, bridge string) (there bool, err error) {
-	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM directory_users d WHERE d.bridge = $1 AND d.urgency < $2 AND `+waiting+` AND `+unjudged+`)`, bridge, Planned).Scan(&there)
+// AnyUnjudged says whether there are removals that are to be judged with a run.
+func AnyUnjudged(ctx context.Context, q Querier, bridge string, run uuid.UUID) (there bool, err error) {
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM directory_users d WHERE `+ownRemovals+`)`, bridge, run, Planned).Scan(&there)
 	if err != nil {
 		return false, fmt.Errorf("look for removals: %w", err)
 	}
 	return there, nil
 }
 
-// StageRemovals keeps the pending removals as steps of a run that waits for a person, unless a run that waits
-// already has staged them as they are, and says how many.
+// StageRemovals keeps the removals that are to be judged with a run as its steps, which wait for a person, and says how many.
 func StageRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID) (staged int, err error) {
 	tag, err := q.Exec(ctx, `INSERT INTO plan_steps (bridge, run, user_id, action, wanted, digest, version)
-		SELECT bridge, $2, user_id, action, wanted, applied_digest, wanted_version FROM directory_users d
-		WHERE d.bridge = $1 AND d.urgency < $3 AND `+waiting+` AND `+unjudged+`
+		SELECT bridge, $2, user_id, action, wanted, applied_digest, wanted_version FROM directory_users d WHERE `+ownRemovals+`
 		ON CONFLICT (bridge, run, user_id) DO UPDATE SET action = EXCLUDED.action, wanted = EXCLUDED.wanted, digest = EXCLUDED.digest, version = EXCLUDED.version`,
 		bridge, run, Planned)
 	if err != nil {
@@ -298,11 +321,11 @@ func StageRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID)
 	return int(tag.RowsAffected()), nil
 }
 
-// ReleaseRemovals lets the pending removals through.
-func ReleaseRemovals(ctx context.Context, q Querier, bridge string) error {
-	_, err := q.Exec(ctx, `UPDATE directory_users d SET released_version = wanted_version WHERE d.bridge = $1 AND d.urgency < $2 AND `+waiting, bridge, Planned)
+// ReleaseRemovals lets the removals through that are to be judged with a run.
+func ReleaseRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID) error {
+	_, err := q.Exec(ctx, `UPDATE directory_users d SET released_version = wanted_version WHERE `+ownRemovals, bridge, run, Planned)
 	if err != nil {
-		return fmt.Errorf("let removals of bridge %s through: %w", bridge, err)
+		return fmt.Errorf("let the removals of run %s through: %w", run, err)
 	}
 	return nil
 }

@@ -72,8 +72,8 @@ type Wish struct {
 }
 
 // StoreWanted stores decisions. A user whose wish changed, or whose fragment is not what it should be, becomes pending;
-// one that is right, or for whom nothing is wanted, is no longer pending. A wish that stands already keeps the run that
-// had it first while that is running, unless this one is more urgent. The answer is how many are pending now, let through or not.
+// one that is right, or for whom nothing is wanted, is no longer pending. What an urgent run wants stays its
+// wish while it is running. A plan changes nothing of whose wish something is, nor of what is due: it is no run that writes. The answer is how many are pending now, let through or not.
 func StoreWanted(ctx context.Context, q Querier, bridge string, by Wish, ws []Wanted) (pending int, err error) {
 	n := len(ws)
 	ids, actions, values, digests, sources, there := make([]int64, n), make([]string, n), make([]*string, n), make([][]byte, n), make([][]byte, n), make([]bool, n)
@@ -84,17 +84,18 @@ func StoreWanted(ctx context.Context, q Querier, bridge string, by Wish, ws []Wa
 			values[i] = &text
 		}
 	}
-	err = q.QueryRow(ctx, `WITH t AS (SELECT x.*, a <> '' AND NOT there AS wish, d.wanted_version > d.applied_version AND d.action = a AND d.wanted_digest IS NOT DISTINCT FROM g AS same
+	err = q.QueryRow(ctx, `WITH t AS (SELECT x.*, a <> '' AND NOT there AS wish, d.wanted_version > d.applied_version AND d.action = a AND d.wanted_digest IS NOT DISTINCT FROM g AS same,
+				d.wanted_version > d.applied_version AND $9::smallint >= $11::smallint AS left_alone
 			FROM unnest($2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::boolean[]) AS x(u, a, v, g, s, there)
 			JOIN directory_users d ON d.bridge = $1 AND d.user_id = u),
-		stored AS (UPDATE directory_users d SET decide_due = false,
+		stored AS (UPDATE directory_users d SET decide_due = d.decide_due AND $9::smallint >= $11::smallint,
 			action = nullif(t.a, ''), wanted = t.v::jsonb, wanted_digest = t.g, wanted_source = t.s,
 			wanted_version = CASE WHEN t.wish AND NOT t.same THEN d.wanted_version + 1 ELSE d.wanted_version END,
 			applied_version = CASE WHEN t.wish THEN d.applied_version ELSE d.wanted_version END,
 			applied_digest = CASE WHEN t.there THEN t.g ELSE d.applied_digest END,
 			applied_source = CASE WHEN t.there THEN t.s ELSE d.applied_source END,
-			urgency = CASE WHEN NOT t.wish THEN d.urgency WHEN t.same THEN least(d.urgency, $9) ELSE $9 END,
-			wanted_run = CASE WHEN NOT t.wish OR t.same AND d.urgency <= $9
+			urgency = CASE WHEN NOT t.wish THEN d.urgency WHEN t.same OR t.left_alone THEN least(d.urgency, $9::smallint) ELSE $9::smallint END,
+			wanted_run = CASE WHEN NOT t.wish OR t.left_alone OR t.same AND d.urgency <= $12::smallint AND $9::smallint > $12::smallint
 				AND EXISTS (SELECT 1 FROM runs r WHERE r.bridge = $1 AND r.run = d.wanted_run AND r.status = 'running') THEN d.wanted_run ELSE $8 END,
 			wanted_window = CASE WHEN NOT t.wish THEN NULL WHEN t.same THEN coalesce(d.wanted_window, $10) ELSE $10 END,
 			applied_recording = CASE WHEN t.there THEN (t.v::jsonb)->>'recording_link' IS NOT NULL ELSE d.applied_recording END,
@@ -102,7 +103,7 @@ func StoreWanted(ctx context.Context, q Querier, bridge string, by Wish, ws []Wa
 			attempts = CASE WHEN d.action = t.a AND d.wanted_digest IS NOT DISTINCT FROM t.g THEN d.attempts ELSE 0 END,
 			retry_at = CASE WHEN d.action = t.a AND d.wanted_digest IS NOT DISTINCT FROM t.g THEN d.retry_at END
 		FROM t WHERE d.bridge = $1 AND d.user_id = t.u)
-		SELECT count(*) FILTER (WHERE wish) FROM t`, bridge, ids, actions, values, digests, sources, there, by.Run, by.Urgency, by.Window).Scan(&pending)
+		SELECT count(*) FILTER (WHERE wish) FROM t`, bridge, ids, actions, values, digests, sources, there, by.Run, by.Urgency, by.Window, Planned, CollectPriority).Scan(&pending)
 	if err != nil {
 		return 0, fmt.Errorf("store what is wanted: %w", err)
 	}

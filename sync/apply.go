@@ -2,6 +2,7 @@ package sync
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,8 +24,11 @@ import (
 )
 
 const (
-	// writeBatch is how many users one claim takes.
+	// writeBatch is how many users one claim takes at most.
 	writeBatch = 100
+	// claimFor is about how long a lane should be busy with one claim: for that long a user may have to wait whose wish has
+	// become urgent meanwhile.
+	claimFor = time.Second
 	// maxDetail is where a reason is cut, in bytes.
 	maxDetail = 1000
 	// maxProperties is how many otherInfo may have (BLN 7463).
@@ -59,6 +63,7 @@ type writer struct {
 	gone     atomic.Int64 // users that BLN no longer knows
 	landed   atomic.Int64 // earlier writes that were found to have been carried out
 	stopped  atomic.Bool  // damage was done: nothing more is sent but to put it back
+	looked   []claim      // users whose writes were looked into: held until what was found out is followed
 }
 
 func (r *run) newWriter() *writer {
@@ -73,12 +78,14 @@ func (r *run) newWriter() *writer {
 // writing is where a run is that waits for its users to be written.
 type writing struct {
 	Staged  int  `json:"staged"`  // removals that the guard has kept for a person to approve
-	Waiting bool `json:"waiting"` // it has kept some, perhaps for an earlier run
+	Waiting bool `json:"waiting"` // an earlier run's still wait
 }
 
 const (
 	// pollFirst and pollMost are the pauses in which a run looks whether its users are written.
 	pollFirst, pollMost = 20 * time.Millisecond, time.Second
+	// dueSoon is how long before the next collect is due the last one ends at the latest.
+	dueSoon = time.Second
 )
 
 // awaitWrites lets the run's removals through, or stages them, and then waits until nothing of what the run wants is left
@@ -86,6 +93,10 @@ const (
 func (r *run) awaitWrites(ctx context.Context) (verdict, error) {
 	if r.row.Place == nil {
 		return more, r.startWrites(ctx)
+	}
+	until, forRetries, err := r.waits(ctx)
+	if err != nil {
+		return more, err
 	}
 	for wait := pollFirst; ; wait = min(2*wait, pollMost) {
 		if err := r.checkHalt(ctx); err != nil {
@@ -95,9 +106,9 @@ func (r *run) awaitWrites(ctx context.Context) (verdict, error) {
 		if err != nil {
 			return more, err
 		}
-		if !left.Ready && !left.Claimed && (left.Retry == nil || time.Until(*left.Retry) > patience) {
+		if time.Now().After(until) || !left.Ready && !left.Claimed && (left.Retry == nil || time.Until(*left.Retry) > forRetries) {
 			// What was found out by writing may have made removals.
-			again, err := state.AnyUnjudged(ctx, r.DB, r.Name)
+			again, err := state.AnyUnjudged(ctx, r.DB, r.Name, r.id())
 			if err != nil {
 				return more, err
 			}
@@ -109,7 +120,7 @@ func (r *run) awaitWrites(ctx context.Context) (verdict, error) {
 		if wait == pollMost {
 			// Whoever waits for a job that got lost would wait for ever. And this comes forward as long as there is work.
 			err := state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
-				return queueWriters(ctx, r.queue, tx, r.Name, r.row.Priority, writeBatch)
+				return queueWriters(ctx, r.queue, tx, r.Bridge, r.row.Priority, writeBatch)
 			})
 			return more, errors.Join(err, pause(ctx, wait))
 		}
@@ -122,7 +133,9 @@ func (r *run) awaitWrites(ctx context.Context) (verdict, error) {
 // startWrites makes what was left behind the wish of a run that looks at everybody, and has the guard judge the removals.
 func (r *run) startWrites(ctx context.Context) error {
 	return r.commit(ctx, func(tx pgx.Tx) (to reached, err error) {
-		// Who approves a plan wants it as it is; what is urgent leaves the rest to others.
+		if r.row.ApprovedAt != nil { // exactly that, and nothing else
+			return r.awaited(ctx, tx, writing{})
+		}
 		if r.row.Priority >= state.SweepPriority && r.row.Kind != state.Census {
 			if err := state.Adopt(ctx, tx, r.Name, r.id(), r.row.Priority); err != nil {
 				return to, err
@@ -132,35 +145,59 @@ func (r *run) startWrites(ctx context.Context) error {
 		if err := r.place(&place); err != nil {
 			return to, err
 		}
-		removals, done, err := state.CountRemovals(ctx, tx, r.Name, r.id())
+		removals, err := state.CountRemovals(ctx, tx, r.Name, r.id())
 		if err != nil {
 			return to, err
 		}
-		if removals > 0 {
+		place.Waiting = removals.Staged > 0
+		if removals.Pending > 0 {
 			totals, err := state.CountTotals(ctx, tx, r.Name)
 			if err != nil {
 				return to, err
 			}
-			if r.Settings.Guard.Stages(removals+done, totals.Linked) {
-				place.Waiting = true
+			if r.Settings.Guard.Stages(removals.Pending+removals.Done, totals.Linked) {
 				staged, err := state.StageRemovals(ctx, tx, r.Name, r.id())
 				if err != nil {
 					return to, err
 				}
 				place.Staged += staged
-			} else {
-				if err := state.ReleaseRemovals(ctx, tx, r.Name); err != nil {
-					return to, err
-				}
+			} else if err := state.ReleaseRemovals(ctx, tx, r.Name, r.id()); err != nil {
+				return to, err
 			}
 		}
-		total, err := state.CountPendingOf(ctx, tx, r.Name, r.id(), r.row.Priority)
-		if err != nil {
-			return to, err
-		}
-		return reached{place, &progress{Total: total - place.Staged}}, queueWriters(ctx, r.queue, tx, r.Name, r.row.Priority, total-place.Staged)
+		return r.awaited(ctx, tx, place)
 	})
 }
+
+// awaited queues jobs for those whom the run waits for.
+func (r *run) awaited(ctx context.Context, tx pgx.Tx, place writing) (reached, error) {
+	total, err := state.CountPendingOf(ctx, tx, r.Name, r.id(), r.row.Priority)
+	if err != nil {
+		return reached{}, err
+	}
+	total -= place.Staged
+	return reached{place, &progress{Total: total}}, queueWriters(ctx, r.queue, tx, r.Bridge, r.row.Priority, total)
+}
+
+// waits says until when a run waits for its users to be written, and how long for those who failed to be ripe for another
+// try. A collect of the daemon's is over before the next is due, which would be left out: one user who cannot be written,
+// or a server that hangs, must not keep everybody else's changes waiting. What is left goes on without it.
+func (r *run) waits(ctx context.Context) (until time.Time, forRetries time.Duration, err error) {
+	forever := time.Now().Add(rescueAfter)
+	if r.row.Kind != state.Collect || r.row.Hosted != nil {
+		return forever, patience, nil
+	}
+	all, err := state.Schedules(ctx, r.DB, r.Name)
+	for _, s := range all {
+		if s.Kind == state.Collect {
+			return time.Now().Add(s.DueAt.Sub(s.Now) - dueSoon), 0, nil
+		}
+	}
+	return forever, 0, err
+}
+
+// atOnce is how many users one lane works on at once: all lanes of a process together fill its places.
+func (s Settings) atOnce() int { return max(s.Concurrency/ownLanes, 1) }
 
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
@@ -177,12 +214,16 @@ func pause(ctx context.Context, d time.Duration) error {
 func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish func(context.Context, pgx.Tx) error) error {
 	r := w.run(state.Run{Priority: a.urgency()}, "")
 	lane := r.newWriter()
+	size := r.Settings.atOnce()
 	for began := time.Now(); ; {
 		err := lane.recover(ctx)
 		if err == nil {
 			err = lane.follow(ctx, w, a)
 		}
 		if err != nil {
+			for _, c := range lane.looked {
+				w.held.Delete(c)
+			}
 			return w.laneFailed(ctx, a, errors.Join(err, w.release(ctx, nil)))
 		}
 		stored, err := state.GetBridge(ctx, w.db, w.b.Name)
@@ -190,25 +231,28 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 			return err // who resumes queues again what is pending
 		}
 		w.claiming.RLock()
-		claimed, err := state.Claim(ctx, w.db, w.b.Name, a.urgency(), w.owner, writeBatch)
+		claimed, err := state.Claim(ctx, w.db, w.b.Name, a.urgency(), w.owner, size)
 		for _, c := range claimed {
 			w.held.Store(claim{c.UserID, c.Fence}, nil)
 		}
 		w.claiming.RUnlock()
 		if err != nil {
+			w.unreleased.Store(true) // it may have been carried out all the same
 			return err
 		}
 		if len(claimed) == 0 || time.Since(began) > slice {
 			return w.endLane(ctx, a, claimed, finish)
 		}
+		start := time.Now()
 		err = lane.batch(ctx, claimed)
+		size = min(max(int(float64(len(claimed))*claimFor.Seconds()/time.Since(start).Seconds()), r.Settings.atOnce()), writeBatch)
 		if err == nil {
 			err = lane.follow(ctx, w, a)
 		}
 		if err = errors.Join(err, w.release(ctx, claimed)); err != nil {
 			return w.laneFailed(ctx, a, err)
 		}
-		w.busy.Store(job, time.Now())
+		w.forward(job)
 	}
 }
 
@@ -217,7 +261,7 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 // are still claimed.
 func (w *writer) follow(ctx context.Context, by *worker, a syncBatch) error {
 	landed, gone := w.landed.Swap(0), w.gone.Swap(0)
-	if landed+gone == 0 {
+	if landed+gone+int64(len(w.looked)) == 0 {
 		return nil
 	}
 	wish, err := by.laneWish(ctx, a)
@@ -229,7 +273,12 @@ func (w *writer) follow(ctx context.Context, by *worker, a syncBatch) error {
 			return err
 		}
 	}
-	return errors.Join(w.decideDue(ctx, wish), by.release(ctx, nil))
+	err = w.decideDue(ctx, wish)
+	for _, c := range w.looked {
+		w.held.Delete(c)
+	}
+	w.looked = nil
+	return errors.Join(err, by.release(ctx, nil))
 }
 
 // laneWish is as whose wish a lane stores what it finds out: the most urgent run's that waits for lanes like it.
@@ -356,6 +405,10 @@ func (w *writer) storeIn(ctx context.Context, tx pgx.Tx, rest *remains) error {
 		if err := state.Fail(ctx, tx, w.Name, rest.failed); err != nil {
 			return err
 		}
+		soonest := slices.MinFunc(rest.failed, func(a, b state.Failure) int { return cmp.Compare(a.RetryAfter, b.RetryAfter) }).RetryAfter
+		if err := state.HastenSchedule(ctx, tx, w.Name, state.Housekeeping, soonest); err != nil {
+			return err
+		}
 	}
 	if len(rest.withdraw) == 0 {
 		return nil
@@ -377,7 +430,7 @@ func (w *writer) one(ctx context.Context, c state.Claimed, rest *remains, do fun
 	case err == nil:
 		w.failures.Store(0)
 		return nil
-	case errors.Is(err, ErrHalted), errors.As(err, &signIn), errors.As(err, &denied), errors.Is(err, errDatabase), ctx.Err() != nil:
+	case errors.As(err, new(*httpapi.PausedError)), errors.Is(err, ErrHalted), errors.As(err, &signIn), errors.As(err, &denied), errors.Is(err, errDatabase), ctx.Err() != nil:
 		return err
 	}
 	rest.mu.Lock()

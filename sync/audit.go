@@ -2,12 +2,13 @@ package sync
 
 import (
 	"context"
+	"errors"
 	"sync"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/jackc/pgx/v5"
-
+	"namebridge/internal/httpapi"
 	"namebridge/state"
 )
 
@@ -38,23 +39,27 @@ func (r *run) auditNext(ctx context.Context) (verdict, error) {
 	}
 	var mu sync.Mutex
 	var audits []state.Audit
+	var unread []int64
 	group, each := errgroup.WithContext(ctx)
 	group.SetLimit(max(r.Settings.Concurrency, 1))
 	for _, u := range users {
 		group.Go(func() error {
 			user, err := r.BLN.User(each, u.UserID)
-			if isGone(err) {
-				return state.MarkGone(each, r.DB, r.Name, u.UserID)
-			}
-			if err != nil {
-				return err
-			}
 			audit := state.Audit{UserID: u.UserID, Applied: u.AppliedDigest, Seen: u.AppliedDigest}
-			if user.OtherInfoErr == nil { // what cannot be read is no drift: the next write will tell
-				audit.Seen = r.Settings.Layout.Seen(user.OtherInfo.Get)
-			}
 			mu.Lock()
 			defer mu.Unlock()
+			switch {
+			case isGone(err):
+				return state.MarkGone(each, r.DB, r.Name, u.UserID)
+			case isRefusal(err), errors.As(err, new(*httpapi.PausedError)), each.Err() != nil:
+				return err
+			case err != nil: // one who cannot be read must not keep the sweep from everybody else
+				unread = append(unread, u.UserID)
+				r.Log.Warn("a user could not be audited and will be tomorrow", "bridge", r.Name, "user", u.UserID, "problem", err)
+				return nil
+			case user.OtherInfoErr == nil: // what cannot be read is no drift: the next write will tell
+				audit.Seen = r.Settings.Layout.Seen(user.OtherInfo.Get)
+			}
 			audits = append(audits, audit)
 			return nil
 		})
@@ -63,6 +68,9 @@ func (r *run) auditNext(ctx context.Context) (verdict, error) {
 		return more, err
 	}
 	err = r.commit(ctx, func(tx pgx.Tx) (reached, error) {
+		if err := state.PostponeAudits(ctx, tx, r.Name, unread); err != nil {
+			return reached{}, err
+		}
 		drifted, err := state.StoreAudits(ctx, tx, r.Name, audits)
 		if err == nil && drifted > 0 {
 			r.Log.Info("an audit found fragments that somebody has changed", "bridge", r.Name, "users", drifted)

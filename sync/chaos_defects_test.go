@@ -3,7 +3,9 @@ package sync_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -143,4 +145,40 @@ func TestProcessesThatStartAtTheSameMomentSeeEachOther(t *testing.T) {
 		t.Errorf("%d of two processes with different keys were refused", refused)
 	}
 	w.right(t)
+}
+
+// Whoever looks into a write of a process that was only stopped for a while may find that this one has settled it meanwhile: that is no
+// failure of anything.
+func TestAWriteThatIsSettledWhileItIsLookedIntoEndsNoRun(t *testing.T) {
+	t.Parallel()
+	for _, arrives := range []bool{false, true} {
+		t.Run(fmt.Sprintf("arrived: %v", arrives), func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{})
+			w.addSpeaker(`{"jobTitle":"Welder","Cohort":"2024"}`)
+			foreign := w.ForeignDigests("namecoach")
+			f := w.front(t)
+			cable, db := w.cable(t)
+			f.after = func(int, string) { cable.cut() }
+			if _, err := w.process(t, f.url, db, nil).Backfill(t.Context(), time.Time{}); err == nil {
+				t.Fatal("the process did not lose touch")
+			}
+			w.expire(t)
+			if !arrives {
+				if err := w.EditOtherInfo(w.Users()[0].ID, "namecoach", ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			heirs := w.front(t)
+			var once sync.Once
+			heirs.afterGet = func(string) {
+				once.Do(func() {
+					if _, err := w.db.Exec(context.Background(), `UPDATE journal SET state = 'unsent', before = NULL, settled_at = now() WHERE state = 'sending'`); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			w.finishes(t, w.process(t, heirs.url, w.db, nil), foreign)
+		})
+	}
 }

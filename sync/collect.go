@@ -175,7 +175,11 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor) (done boo
 	}
 	if read.whole {
 		// Whoever asked by a clock that runs ahead of NameCoach's has not seen what is still to come in this window.
-		if settled := read.date.Add(-r.Settings.Settle).Truncate(time.Second); !read.date.IsZero() && settled.Before(next.Next) {
+		asked := read.date
+		if asked.IsZero() {
+			asked = r.serverNow()
+		}
+		if settled := asked.Add(-r.Settings.Settle).Truncate(time.Second); settled.Before(next.Next) {
 			next.Next = laterOf(settled, cursor.Until)
 			next.Until = next.Next
 		}
@@ -293,6 +297,7 @@ func (r *run) readPages(ctx context.Context, reading *Reading, ask ask, filter n
 		return err
 	}
 	for verdict == NextPage {
+		r.forward()
 		filter.Page++
 		answer, err := ask(ctx, filter)
 		if err != nil {
@@ -360,12 +365,19 @@ func (r *run) readBySearch(ctx context.Context, span Span, into *read) error {
 				break
 			}
 			after = keys[len(keys)-1]
-			err = r.search(ctx, within(span), key, keys, func(got read, reading *Reading, _ []string) error {
+			join := func(got read, reading *Reading, _ []string) error {
 				for id := range reading.rows {
 					known[id] = true
 				}
 				return state.JoinStaged(ctx, r.DB, r.Name, got.staged, &into.staged)
-			})
+			}
+			var paused *httpapi.PausedError
+			// Giving the place up here would mean to begin with the first key again.
+			for err = r.search(ctx, within(span), key, keys, join); errors.As(err, &paused); err = r.search(ctx, within(span), key, keys, join) {
+				if err := pause(ctx, time.Until(paused.Until)); err != nil {
+					return err
+				}
+			}
 			if errors.Is(err, errNotWhole) {
 				return &IncompleteError{Span: span, Reason: "list: " + into.reason + "; search: " + err.Error()}
 			}
@@ -411,5 +423,13 @@ func (r *run) search(ctx context.Context, filter namecoach.Filter, key state.Dir
 		return fmt.Errorf("%w: %s", errNotWhole, got.reason)
 	}
 	half := len(keys) / 2
-	return errors.Join(r.search(ctx, filter, key, keys[:half], each), r.search(ctx, filter, key, keys[half:], each))
+	first := r.search(ctx, filter, key, keys[:half], each)
+	if first != nil && !errors.Is(first, errNotWhole) {
+		return first
+	}
+	second := r.search(ctx, filter, key, keys[half:], each)
+	if second != nil && !errors.Is(second, errNotWhole) {
+		return second // what failed must not pass for an answer that is not whole
+	}
+	return errors.Join(first, second)
 }

@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -83,7 +84,7 @@ func (readUsers) Kind() string { return "read_users" }
 // Kind names the job in the queue.
 func (awaitWrites) Kind() string { return "await_writes" }
 
-// stepOf makes the job of a phase.
+// stepOf makes the job of a phase; nil where there is no such phase.
 func stepOf(p Phase, a stepArgs) river.JobArgs {
 	switch p {
 	case PhaseAccess:
@@ -111,7 +112,7 @@ func stepOf(p Phase, a stepArgs) river.JobArgs {
 	case PhaseWrite:
 		return awaitWrites{a}
 	}
-	panic("no job for phase " + string(p))
+	return nil
 }
 
 // syncBatch writes pending users of a bridge, a batch after the other, until none is left. Lanes are worked side by side,
@@ -172,8 +173,15 @@ var unique = river.UniqueOpts{ByArgs: true, ByState: []rivertype.JobState{
 
 type queue = river.Client[pgx.Tx]
 
+// errOtherVersion is what is wrong with a run in a phase that is not known here.
+var errOtherVersion = errors.New("it is in a phase that this version of namebridge does not know")
+
 // queueStep queues the job for what run has to do next.
 func queueStep(ctx context.Context, q *queue, tx pgx.Tx, bridge string, run state.Run, phase Phase) error {
+	args := stepOf(phase, stepArgs{bridge, run.Run})
+	if args == nil {
+		return fmt.Errorf("queue %q of run %s: %w", phase, run.Run, errOtherVersion)
+	}
 	o := &river.InsertOpts{Queue: stepQueue(bridge), Priority: int(run.Priority), UniqueOpts: unique, MaxAttempts: stepAttempts}
 	switch {
 	case run.Kind == state.Collect:
@@ -181,14 +189,14 @@ func queueStep(ctx context.Context, q *queue, tx pgx.Tx, bridge string, run stat
 	case run.Kind == state.Plan && phase != PhaseWrite:
 		o.Queue = planQueue(bridge)
 	}
-	if _, err := q.InsertTx(ctx, tx, stepOf(phase, stepArgs{bridge, run.Run}), o); err != nil {
+	if _, err := q.InsertTx(ctx, tx, args, o); err != nil {
 		return fmt.Errorf("queue %s of run %s: %w", phase, run.Run, err)
 	}
 	return nil
 }
 
 // queueWriters queues jobs for n users that have become pending with an urgency.
-func queueWriters(ctx context.Context, q *queue, tx pgx.Tx, bridge string, urgency int16, n int) error {
+func queueWriters(ctx context.Context, q *queue, tx pgx.Tx, b *Bridge, urgency int16, n int) error {
 	if n <= 0 || urgency >= state.Planned {
 		return nil
 	}
@@ -198,12 +206,13 @@ func queueWriters(ctx context.Context, q *queue, tx pgx.Tx, bridge string, urgen
 		lanes = urgentLanes
 	}
 	var jobs []river.InsertManyParams
-	for lane := range min(lanes, (n+writeBatch-1)/writeBatch) {
-		a := syncBatch{bridge, urgent, lane}
+	atOnce := b.Settings.atOnce()
+	for lane := range min(lanes, (n+atOnce-1)/atOnce) {
+		a := syncBatch{b.Name, urgent, lane}
 		jobs = append(jobs, river.InsertManyParams{Args: a, InsertOpts: a.options(urgency)})
 	}
 	if _, err := q.InsertManyTx(ctx, tx, jobs); err != nil {
-		return fmt.Errorf("queue writers of bridge %s: %w", bridge, err)
+		return fmt.Errorf("queue writers of bridge %s: %w", b.Name, err)
 	}
 	return nil
 }

@@ -103,17 +103,9 @@ func (r *run) rereads(err error) error {
 	return nil
 }
 
-// ask asks about those who changed, on both sides: NameCoach about rows in doubt, BLN about keys that the directory does
-// not know.
+// ask asks NameCoach about rows in doubt.
 func (r *run) ask(ctx context.Context) (verdict, error) {
-	stored, err := state.GetBridge(ctx, r.DB, r.Name)
-	if err != nil {
-		return more, err
-	}
-	if err := r.settleDoubts(ctx); err != nil {
-		return more, err
-	}
-	return next, r.askLive(ctx, stored.DirectorySweep)
+	return next, r.settleDoubts(ctx)
 }
 
 // settleDoubts asks NameCoach about the people whom the rows that just came put in doubt: a row that looks like another of

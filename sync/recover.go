@@ -159,7 +159,7 @@ func (w *writer) recover(ctx context.Context) error {
 		err = errors.Join(group.Wait(), w.store(after, &rest))
 		cancel()
 		for _, e := range open {
-			w.held.Delete(claim{e.UserID, e.Fence})
+			w.looked = append(w.looked, claim{e.UserID, e.Fence})
 		}
 		if err != nil {
 			return err
@@ -208,7 +208,8 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error 
 		if i == landed {
 			continue
 		}
-		if err := w.closeUnsent(work, e.Entry, note); err != nil {
+		// Its own process may have been stopped only for a while, and have settled it meanwhile.
+		if err := w.closeUnsent(work, e.Entry, note); err != nil && !errors.Is(err, state.ErrStale) {
 			return err
 		}
 	}

@@ -47,7 +47,7 @@ func (b *Bridge) Sweep(ctx context.Context) (Result, error) {
 // Census asks NameCoach about everyone who is linked, and clears those whom enough complete censuses in a row did not
 // show, as far as the guard lets them through.
 func (b *Bridge) Census(ctx context.Context) (Result, error) {
-	return b.do(ctx, helping, state.NewRun{Kind: state.Census, Priority: state.SweepPriority, Resume: true})
+	return b.do(ctx, helping, state.NewRun{Kind: state.Census, Priority: state.SweepPriority})
 }
 
 // Settle links and writes at once those to whom something has happened, by what is known already.
@@ -73,7 +73,7 @@ func (b *Bridge) Approve(ctx context.Context, run uuid.UUID, reason string) (Res
 			return err
 		}
 		res.Kind = row.Kind
-		if err := queueWriters(ctx, w.queue, tx, b.Name, state.OnDemand, a.Steps); err != nil {
+		if err := queueWriters(ctx, w.queue, tx, b, state.OnDemand, a.Steps); err != nil {
 			return err
 		}
 		return queueStep(ctx, w.queue, tx, b.Name, row, PhaseWrite)
@@ -189,7 +189,7 @@ func (w *worker) interrupt(ctx context.Context, id uuid.UUID) (Result, error) {
 		if row.Status != state.Running || row.Hosted == nil || *row.Hosted != w.owner {
 			return nil // it is others' work
 		}
-		return state.EndRun(bound, tx, w.b.Name, id, state.Failed, res, "interrupted")
+		return state.EndRun(bound, tx, w.b.Name, row, state.Failed, res, "interrupted")
 	})
 	return res, errors.Join(context.Cause(ctx), err)
 }

@@ -39,7 +39,7 @@ func (w *worker) noteSchedules(ctx context.Context) error {
 		return err
 	}
 	for kind, s := range w.b.scheduled() {
-		if err := state.NoteSchedule(ctx, w.db, w.b.Name, state.Schedule{Kind: kind, Expression: s.Expression, DueAt: s.Times.Next(now.UTC())}); err != nil {
+		if err := state.NoteSchedule(ctx, w.db, w.b.Name, state.Schedule{Kind: kind, Expression: s.Expression, DueAt: nextDue(s.Times, now.UTC(), now.UTC())}); err != nil {
 			return err
 		}
 		if kind == state.Collect && stored.CollectedAt == nil || kind == state.Sweep && stored.DirectorySweep == 0 {
@@ -60,7 +60,9 @@ const (
 
 // hasten makes a run that has failed due again before its time.
 func (r *run) hasten(ctx context.Context, tx pgx.Tx, problem error) error {
-	if problem == nil || r.row.Hosted != nil || r.row.Kind == state.Collect || errors.Is(problem, ErrHalted) {
+	// A census that has counted must not count again before its time.
+	counted := r.row.Kind == state.Census && r.phase != PhaseCensus
+	if problem == nil || r.row.Hosted != nil || r.row.Kind == state.Collect || counted || errors.Is(problem, ErrHalted) {
 		return nil
 	}
 	within := failedAgain
@@ -108,10 +110,14 @@ func (w *worker) fire(ctx context.Context) (again time.Duration, err error) {
 
 // nextDue is the first time after due that is not past, however many were missed.
 func nextDue(times cron.Schedule, due, now time.Time) time.Time {
-	if then := times.Next(due); then.After(now) {
-		return then
+	then := times.Next(due)
+	if !then.After(now) {
+		then = times.Next(now)
 	}
-	return times.Next(now)
+	if then.IsZero() { // the 30th of February
+		return now.AddDate(100, 0, 0)
+	}
+	return then
 }
 
 // haltedAgain is how soon after somebody has resumed a bridge what is due is started.
@@ -138,7 +144,10 @@ func (w *worker) start(ctx context.Context, tx pgx.Tx, kind state.Kind) (halted 
 	if !started {
 		w.log.Info("a run is still under way: the one that is due now is left out", "bridge", w.b.Name, "kind", kind, "run", run.Run)
 	}
-	return false, queueStep(ctx, w.queue, tx, w.b.Name, run, Phase(run.Phase))
+	if err := queueStep(ctx, w.queue, tx, w.b.Name, run, Phase(run.Phase)); !errors.Is(err, errOtherVersion) {
+		return false, err
+	}
+	return false, nil // a newer replica's
 }
 
 // keepHouse finds what was left behind and forgets what nobody needs any more.
@@ -150,7 +159,7 @@ func (w *worker) keepHouse(ctx context.Context) error {
 				return err
 			}
 			if left.Claimable || left.Open {
-				if err := queueWriters(ctx, w.queue, tx, w.b.Name, urgency, 1); err != nil {
+				if err := queueWriters(ctx, w.queue, tx, w.b, urgency, 1); err != nil {
 					return err
 				}
 			}
@@ -160,7 +169,11 @@ func (w *worker) keepHouse(ctx context.Context) error {
 			return err
 		}
 		for _, run := range runs { // whose job may have got lost: else it is one with that
-			if err := queueStep(ctx, w.queue, tx, w.b.Name, run, Phase(run.Phase)); err != nil {
+			err := queueStep(ctx, w.queue, tx, w.b.Name, run, Phase(run.Phase))
+			if errors.Is(err, errOtherVersion) { // a newer replica's
+				continue
+			}
+			if err != nil {
 				return err
 			}
 		}

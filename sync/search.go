@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"namebridge/namecoach"
@@ -24,28 +26,18 @@ func (r *run) searchNext(ctx context.Context) (verdict, error) {
 		return next, err
 	}
 	var emails, ids []string
-	asked := make([]int64, len(users))
-	for i, u := range users {
-		asked[i] = u.UserID
+	for _, u := range users {
 		emails, ids = append(emails, u.Email), append(ids, u.ExternalID)
 	}
-	for _, q := range []struct {
-		key  state.DirectoryKey
-		keys []string
-	}{{state.KeyEmail, emails}, {state.KeyExternalID, ids}} {
-		err := r.search(ctx, namecoach.Filter{}, q.key, q.keys, func(got read, _ *Reading, _ []string) error {
-			return state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
-				if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
-					return err
-				}
-				_, err := state.StoreStaged(ctx, tx, r.Name, got.staged, state.Bringing{By: got.staged.ID, Found: r.found(got)})
-				return err
-			})
-		})
-		if errors.Is(err, errNotWhole) {
-			r.Log.Warn("NameCoach's answer about somebody is not whole; windows bring what it has", "bridge", r.Name, "problem", err)
-		} else if err != nil {
-			return more, err
+	answered, err := r.askByKeys(ctx, emails, ids, state.Bringing{By: uuid.New()})
+	if err != nil {
+		return more, err
+	}
+	var asked []int64
+	for _, u := range users {
+		// A key that cannot be asked for says nothing either way.
+		if answered.whole(state.KeyEmail, u.Email) && answered.whole(state.KeyExternalID, u.ExternalID) {
+			asked = append(asked, u.UserID)
 		}
 	}
 	p := r.done()
@@ -54,6 +46,41 @@ func (r *run) searchNext(ctx context.Context) (verdict, error) {
 		return to, state.NoteAsked(ctx, tx, r.Name, asked)
 	})
 	return more, err
+}
+
+// answers are the keys that NameCoach has given a whole answer about.
+type answers map[state.DirectoryKey]map[string]bool
+
+// whole says whether all is known about a key: also where there is none, or none that can be asked for.
+func (a answers) whole(kind state.DirectoryKey, key string) bool {
+	return key == "" || strings.Contains(key, ",") || a[kind][key]
+}
+
+// askByKeys asks NameCoach about addresses and about institution ids, and stores what it answers as bringing says. A question
+// whose answer is not whole is left out of what it returns: that is no evidence.
+func (r *run) askByKeys(ctx context.Context, emails, ids []string, bringing state.Bringing) (answers, error) {
+	got := answers{state.KeyEmail: {}, state.KeyExternalID: {}}
+	for kind, keys := range map[state.DirectoryKey][]string{state.KeyEmail: emails, state.KeyExternalID: ids} {
+		err := r.search(ctx, namecoach.Filter{}, kind, keys, func(page read, _ *Reading, asked []string) error {
+			for _, k := range asked {
+				got[kind][k] = true
+			}
+			bringing.Found = r.found(page)
+			return state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+				if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+					return err
+				}
+				_, err := state.StoreStaged(ctx, tx, r.Name, page.staged, bringing)
+				return err
+			})
+		})
+		if errors.Is(err, errNotWhole) {
+			r.Log.Warn("NameCoach's answer about somebody is not whole; they are left out", "bridge", r.Name, "problem", err)
+		} else if err != nil {
+			return got, err
+		}
+	}
+	return got, nil
 }
 
 // counting is how far a census is.
@@ -84,39 +111,15 @@ func (r *run) countNext(ctx context.Context) (verdict, error) {
 			ids = append(ids, p.InstitutionID)
 		}
 	}
-	answered := map[string]bool{}
-	for _, q := range []struct {
-		key  state.DirectoryKey
-		keys []string
-	}{{state.KeyEmail, emails}, {state.KeyExternalID, ids}} {
-		err := r.search(ctx, namecoach.Filter{}, q.key, q.keys, func(got read, _ *Reading, asked []string) error {
-			for _, k := range asked {
-				answered[string(q.key)+k] = true
-			}
-			return state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
-				if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
-					return err
-				}
-				_, err := state.StoreStaged(ctx, tx, r.Name, got.staged, state.Bringing{By: r.id(), All: true, Found: r.found(got)})
-				return err
-			})
-		})
-		if errors.Is(err, errNotWhole) {
-			// What could not be asked about is no evidence: it is left out of the count.
-			r.Log.Warn("NameCoach's answer about somebody is not whole; the census leaves them out", "bridge", r.Name, "problem", err)
-		} else if err != nil {
-			return more, err
-		}
+	answered, err := r.askByKeys(ctx, emails, ids, state.Bringing{By: r.id(), All: true})
+	if err != nil {
+		return more, err
 	}
 	at.After = people[len(people)-1].Person
-	whole := map[string]bool{}
+	whole := map[string]bool{} // who is spelled in several ways must be answered about in each
 	for _, p := range people {
-		key := string(state.KeyEmail) + p.Email
-		if p.Email == "" {
-			key = string(state.KeyExternalID) + p.InstitutionID
-		}
 		all, seen := whole[p.Person]
-		whole[p.Person] = answered[key] && (all || !seen)
+		whole[p.Person] = (answered[state.KeyEmail][p.Email] || p.Email == "" && answered[state.KeyExternalID][p.InstitutionID]) && (all || !seen)
 	}
 	var counted []string
 	for person, all := range whole {
@@ -136,13 +139,18 @@ func (r *run) countNext(ctx context.Context) (verdict, error) {
 	return more, err
 }
 
-// conclude ends the counting of a census.
+// conclude ends the counting of a census, once: another process may be at it, too.
 func (r *run) conclude(ctx context.Context) error {
-	var at counting
-	if err := r.place(&at); err != nil || at.Concluded {
-		return err // it was counted before a crash: twice would be once too often
-	}
 	return r.commit(ctx, func(tx pgx.Tx) (reached, error) {
+		var at counting
+		row, err := state.LockRun(ctx, tx, r.Name, r.id())
+		if err != nil {
+			return reached{}, err
+		}
+		r.row.Place = row.Place
+		if err := r.place(&at); err != nil || at.Concluded {
+			return reached{}, err
+		}
 		at.Concluded = true
 		to := reached{place: at}
 		if err := state.LockParticipants(ctx, tx, r.Name); err != nil {

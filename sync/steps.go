@@ -112,11 +112,12 @@ func (r *run) dueOnly() bool { return r.row.Kind == state.Collect || r.row.Kind 
 type run struct {
 	*Bridge // with clients that count for this run
 	*lease
-	queue *queue
-	row   state.Run
-	phase Phase
-	sent  *sent
-	lost  int // windows whose staged rows were lost
+	queue   *queue
+	row     state.Run
+	phase   Phase
+	sent    *sent
+	lost    int    // windows whose staged rows were lost
+	forward func() // says that the unit gets on: one may have to ask much
 }
 
 func (r *run) id() uuid.UUID { return r.row.Run }
@@ -138,7 +139,7 @@ func (w *worker) run(row state.Run, phase Phase) *run {
 	if row.Priority <= state.CollectPriority {
 		counting.NameCoach, counting.BLN = counting.NameCoach.Urgent(), counting.BLN.Urgent()
 	}
-	return &run{Bridge: counting, lease: w.lease, queue: w.queue, row: row, phase: phase, sent: s}
+	return &run{Bridge: counting, lease: w.lease, queue: w.queue, row: row, phase: phase, sent: s, forward: func() {}}
 }
 
 // progress is how far a phase is. Total is 0 where it cannot be known.
@@ -173,7 +174,7 @@ func (r *run) commit(ctx context.Context, do func(pgx.Tx) (reached, error)) erro
 				return fmt.Errorf("run %s: %w", r.id(), err)
 			}
 		}
-		return state.NoteStep(ctx, tx, r.Name, r.id(), string(r.phase), step)
+		return state.NoteStep(ctx, tx, r.Name, r.row, step)
 	})
 	if err != nil {
 		r.sent.nameCoach.Add(nc)
@@ -219,7 +220,8 @@ func (w *worker) step(ctx context.Context, job int64, a stepArgs, phase Phase, l
 		return w.drop(ctx, a, phase, finish)
 	}
 	r := w.run(row, phase)
-	err = w.units(ctx, job, r, finish)
+	r.forward = func() { w.forward(job) }
+	err = w.units(ctx, r, finish)
 	if away(err) {
 		err = database(err)
 	}
@@ -263,7 +265,7 @@ func (r *run) hopeless(err error) bool {
 	return errors.Is(err, ErrHalted) || isRefusal(err) || errors.As(err, new(*ListingError)) || errors.As(err, new(*IncompleteError))
 }
 
-func (w *worker) units(ctx context.Context, job int64, r *run, finish func(context.Context, pgx.Tx) error) error {
+func (w *worker) units(ctx context.Context, r *run, finish func(context.Context, pgx.Tx) error) error {
 	if err := r.checkHalt(ctx); err != nil {
 		return err
 	}
@@ -281,7 +283,7 @@ func (w *worker) units(ctx context.Context, job int64, r *run, finish func(conte
 		if err != nil {
 			return err
 		}
-		w.busy.Store(job, time.Now())
+		r.forward()
 		then := r.phase
 		switch {
 		case v == more && time.Since(began) < slice:
@@ -300,7 +302,7 @@ func (w *worker) units(ctx context.Context, job int64, r *run, finish func(conte
 				return err
 			}
 			if then != r.phase {
-				if err := state.NextPhase(ctx, tx, r.Name, r.id(), string(r.phase), string(then)); err != nil {
+				if err := state.NextPhase(ctx, tx, r.Name, r.row, string(then)); err != nil {
 					return err
 				}
 			}
@@ -351,7 +353,7 @@ func (w *worker) end(ctx context.Context, r *run, problem error, finish func(con
 		if err := r.hasten(ctx, tx, problem); err != nil {
 			return err
 		}
-		return state.EndRun(ctx, tx, r.Name, r.id(), res.Status, res, text)
+		return state.EndRun(ctx, tx, r.Name, r.row, res.Status, res, text)
 	})
 	if errors.Is(err, state.ErrStale) {
 		return nil // somebody else has ended it
@@ -371,7 +373,9 @@ func (w *worker) end(ctx context.Context, r *run, problem error, finish func(con
 	default:
 		log.Debug("a run ended")
 	}
-	w.ended.Store(r.id(), &ending{problem})
+	if r.row.Hosted != nil { // somebody waits for it
+		w.ended.Store(r.id(), &ending{problem})
+	}
 	select {
 	case w.endedAny <- struct{}{}:
 	default:

@@ -265,44 +265,45 @@ func (r *run) learnRows(ctx context.Context) error {
 }
 
 // askLive asks BLN for the keys of changed people that the directory does not know, before the other rules may decide
-// alone: since the last listing somebody may have been added. What BLN does not answer is unknown, not gone.
-func (r *run) askLive(ctx context.Context, sweep int64) error {
-	after := ""
-	for {
-		people, err := state.NextPeople(ctx, r.DB, r.Name, after, linkBatch, true, r.Settings.Events)
-		if err != nil || len(people) == 0 {
-			return err
+// alone: since the last listing somebody may have been added. Who has not changed since it began was looked for in it. What
+// BLN does not answer is unknown, not gone.
+func (r *run) askLive(ctx context.Context, stored state.Bridge, people []state.PersonKeys) error {
+	people = slices.DeleteFunc(slices.Clone(people), func(p state.PersonKeys) bool {
+		return p.ChangedAt == nil || stored.DirectoryListedAt != nil && p.ChangedAt.Before(*stored.DirectoryListedAt)
+	})
+	if len(people) == 0 {
+		return nil
+	}
+	found, err := r.candidates(ctx, r.DB, people)
+	if err != nil {
+		return err
+	}
+	emails, ids := unknownKeys(people, found, r.Settings.MatchBy)
+	if err := r.askEmails(ctx, stored.DirectorySweep, emails); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		r.forward()
+		users, err := r.BLN.UsersByQuery(ctx, id)
+		if refusedKey(err) {
+			r.Log.Warn("BLN refuses to be asked about one person", "bridge", r.Name, "problem", err)
+			continue
 		}
-		after = people[len(people)-1].Person
-		found, err := r.candidates(ctx, r.DB, people)
 		if err != nil {
 			return err
 		}
-		emails, ids := unknownKeys(people, found, r.Settings.MatchBy)
-		if err := r.askEmails(ctx, sweep, emails); err != nil {
+		// query also spans names, phones and addresses (BLN 7642): only equality counts.
+		var same []bln.User
+		for _, u := range users {
+			if Key(u.ExternalID) == id {
+				same = append(same, u)
+			}
+		}
+		if err := r.storeLive(ctx, stored.DirectorySweep, same); err != nil {
 			return err
 		}
-		for _, id := range ids {
-			users, err := r.BLN.UsersByQuery(ctx, id)
-			if refusedKey(err) {
-				r.Log.Warn("BLN refuses to be asked about one person", "bridge", r.Name, "problem", err)
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			// query also spans names, phones and addresses (BLN 7642): only equality counts.
-			var same []bln.User
-			for _, u := range users {
-				if Key(u.ExternalID) == id {
-					same = append(same, u)
-				}
-			}
-			if err := r.storeLive(ctx, sweep, same); err != nil {
-				return err
-			}
-		}
 	}
+	return nil
 }
 
 // askEmails asks for the users of addresses, in halves where BLN refuses one of them: a key that it does not like must
@@ -374,10 +375,21 @@ func (r *run) linkNext(ctx context.Context) (verdict, error) {
 			return more, err
 		}
 	}
+	stored, err := state.GetBridge(ctx, r.DB, r.Name)
+	if err != nil {
+		return more, err
+	}
+	if !r.mayLink(stored) {
+		return over, nil
+	}
+	asked, err := r.askAhead(ctx, stored, after, r.dueOnly())
+	if err != nil {
+		return more, err
+	}
 	var people []state.PersonKeys
 	p := r.done()
-	err := r.commit(ctx, func(tx pgx.Tx) (to reached, err error) {
-		if people, err = r.linkSome(ctx, tx, after, r.dueOnly()); err != nil || len(people) == 0 {
+	err = r.commit(ctx, func(tx pgx.Tx) (to reached, err error) {
+		if people, err = r.linkSome(ctx, tx, after, r.dueOnly(), asked); err != nil || len(people) == 0 {
 			return to, err
 		}
 		return reached{people[len(people)-1].Person, &progress{Done: p.Done + len(people)}}, nil
@@ -388,12 +400,26 @@ func (r *run) linkNext(ctx context.Context) (verdict, error) {
 	return more, nil
 }
 
+// mayLink says whether all is known that links depend on: the whole directory, and all that NameCoach has, save where
+// somebody wants no more than a part of that (backfill --since).
+func (r *run) mayLink(b state.Bridge) bool {
+	return b.DirectorySweep > 0 && b.CollectedAt != nil
+}
+
 // linkDue links those who changed, outside of a run's own phase.
 func (r *run) linkDue(ctx context.Context) error {
+	stored, err := state.GetBridge(ctx, r.DB, r.Name)
+	if err != nil || !r.mayLink(stored) {
+		return err
+	}
 	for after := ""; ; {
+		asked, err := r.askAhead(ctx, stored, after, true)
+		if err != nil {
+			return err
+		}
 		var people []state.PersonKeys
-		err := state.InTx(ctx, r.DB, func(tx pgx.Tx) (err error) {
-			people, err = r.linkSome(ctx, tx, after, true)
+		err = state.InTx(ctx, r.DB, func(tx pgx.Tx) (err error) {
+			people, err = r.linkSome(ctx, tx, after, true, asked)
 			return err
 		})
 		if err != nil || len(people) == 0 {
@@ -401,6 +427,22 @@ func (r *run) linkDue(ctx context.Context) error {
 		}
 		after = people[len(people)-1].Person
 	}
+}
+
+// askAhead asks live about the people who are linked next. The answer is up to when those who have changed are asked about.
+func (r *run) askAhead(ctx context.Context, stored state.Bridge, after string, dueOnly bool) (asked time.Time, err error) {
+	err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+		asked, err = state.Moment(ctx, tx, r.Name)
+		return err
+	})
+	if err != nil {
+		return asked, err
+	}
+	people, err := state.NextPeople(ctx, r.DB, r.Name, after, linkBatch, dueOnly, r.Settings.Events)
+	if err != nil {
+		return asked, err
+	}
+	return asked, r.askLive(ctx, stored, people)
 }
 
 func (r *run) forgetUncounted(ctx context.Context, dueOnly bool) error {
@@ -413,8 +455,9 @@ func (r *run) forgetUncounted(ctx context.Context, dueOnly bool) error {
 	return state.DropUncounted(ctx, r.DB, r.Name, r.Settings.Events)
 }
 
-// linkSome links the next people after the given one.
-func (r *run) linkSome(ctx context.Context, tx pgx.Tx, after string, dueOnly bool) ([]state.PersonKeys, error) {
+// linkSome links the next people after the given one, but those who have changed since asked: nobody has looked yet whether
+// BLN knows their keys, and they stay due.
+func (r *run) linkSome(ctx context.Context, tx pgx.Tx, after string, dueOnly bool, asked time.Time) ([]state.PersonKeys, error) {
 	if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
 		return nil, err
 	}
@@ -431,6 +474,9 @@ func (r *run) linkSome(ctx context.Context, tx pgx.Tx, after string, dueOnly boo
 	var holds []state.Hold
 	var lifted []string
 	for _, p := range people {
+		if p.ChangedAt != nil && p.ChangedAt.After(asked) {
+			continue
+		}
 		person := personOf(p)
 		d := Link(person, index.of(person), r.Settings.MatchBy)
 		decided = append(decided, state.Decided{Person: p.Person, UserID: d.UserID, Rule: string(d.Rule), WasUser: p.WasUser, Changed: p.Due})
@@ -586,7 +632,7 @@ func (r *run) decideSome(ctx context.Context, tx pgx.Tx, after int64, dueOnly bo
 	if err != nil {
 		return nil, err
 	}
-	return users, queueWriters(ctx, r.queue, tx, r.Name, wish.Urgency, pending)
+	return users, queueWriters(ctx, r.queue, tx, r.Bridge, wish.Urgency, pending)
 }
 
 // decide plans for users and stores what is wanted of each. It says how many are pending by that.

@@ -28,8 +28,9 @@ const (
 	stopWithin = 20 * time.Second
 	// stopLost bounds it where the lease is over: nothing that is left to do can be stored.
 	stopLost = 3 * time.Second
-	// jobTimeout ends a job that hangs. No unit takes that long.
-	jobTimeout = 30 * time.Minute
+	// rescueAfter is when River itself takes a job for lost. We do much sooner, when its process is; and whether one gets on is
+	// seen by the liveness check.
+	rescueAfter = 24 * time.Hour
 	// snoozeAtLeast is how long a job stays away at least that met a server that wants to be left alone.
 	snoozeAtLeast = time.Second
 )
@@ -96,7 +97,7 @@ type worker struct {
 	stopErr    error
 	ended      sync.Map // run → error or nil: what runs came to that this process has ended
 	endedAny   chan struct{}
-	busy       sync.Map // id of a job → time when it last came forward
+	busy       sync.Map // id of a job → turn
 	unreleased atomic.Bool
 }
 
@@ -126,7 +127,7 @@ func startWorker(ctx context.Context, b *Bridge, m mode) (*worker, error) {
 		ID: w.owner.String(), Queues: queues, Workers: w.workers(), Logger: slog.New(quiet{w.log.Handler(), new(sync.Map)}),
 		// A step queues the next within milliseconds, and what comes within the cooldown of another is not told of, but polled.
 		FetchCooldown: time.Millisecond, FetchPollInterval: time.Second,
-		JobTimeout: jobTimeout, RescueStuckJobsAfter: jobTimeout + time.Minute,
+		JobTimeout: -1, RescueStuckJobsAfter: rescueAfter,
 		// What is done is told by our own tables.
 		CompletedJobRetentionPeriod: 5 * time.Minute, CancelledJobRetentionPeriod: 5 * time.Minute, DiscardedJobRetentionPeriod: 24 * time.Hour,
 	}
@@ -227,6 +228,7 @@ func (w *worker) keepAlive(ctx context.Context) {
 		if w.unreleased.Load() && w.giveBack(ctx, w.db, w.b.Name) == nil {
 			w.unreleased.Store(false)
 		}
+		w.forgetEnded()
 		if n, err := state.RescueJobs(ctx, w.db, w.b.Name, w.owner, keys(&w.busy)); err == nil && n > 0 {
 			w.log.Info("took up jobs that nobody works on any more", "jobs", n)
 		}
@@ -259,8 +261,8 @@ func (w *worker) stop(ctx context.Context) error {
 // work does a job. What ends it that is nobody's fault, ours stopping or a server that wants to be left alone for a
 // while, puts it off.
 func (w *worker) work(ctx context.Context, job int64, do func(context.Context) error) error {
-	w.busy.Store(job, time.Now())
-	defer w.busy.Delete(job)
+	w.forward(job)
+	defer func() { w.busy.Store(job, turn{time.Now(), true}) }()
 	work, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(w.over, func() { cancel(errLease) })()
@@ -286,10 +288,33 @@ func keys(m *sync.Map) []int64 {
 	return ids
 }
 
+// turn is when a job last got on, or ended.
+type turn struct {
+	at    time.Time
+	ended bool
+}
+
+// endedFor is how long a job that has ended here is left to the queue to note so.
+const endedFor = 30 * time.Second
+
+func (w *worker) forward(job int64) { w.busy.Store(job, turn{at: time.Now()}) }
+
+// forgetEnded forgets the jobs that have ended a while ago: what the queue has not noted by then, it will not.
+func (w *worker) forgetEnded() {
+	w.busy.Range(func(job, t any) bool {
+		if t := t.(turn); t.ended && time.Since(t.at) > endedFor {
+			w.busy.Delete(job)
+		}
+		return true
+	})
+}
+
 // stalled is how long the job that has not come forward for longest has not.
 func (w *worker) stalled() (longest time.Duration) {
-	w.busy.Range(func(_, since any) bool {
-		longest = max(longest, time.Since(since.(time.Time)))
+	w.busy.Range(func(_, t any) bool {
+		if t := t.(turn); !t.ended {
+			longest = max(longest, time.Since(t.at))
+		}
 		return true
 	})
 	return longest
@@ -300,6 +325,15 @@ func (w *worker) begin(ctx context.Context, n state.NewRun) (run state.Run, star
 	err = state.InTx(ctx, w.db, func(tx pgx.Tx) error {
 		if run, started, err = state.StartRun(ctx, tx, w.b.Name, n); err != nil {
 			return err
+		}
+		if !started && stepOf(Phase(run.Phase), stepArgs{}) == nil {
+			if err := state.EndRun(ctx, tx, w.b.Name, run, state.Failed, Result{Run: run.Run, Kind: run.Kind, Status: state.Failed}, errOtherVersion.Error()); err != nil {
+				return err
+			}
+			n.Resume = false
+			if run, started, err = state.StartRun(ctx, tx, w.b.Name, n); err != nil {
+				return err
+			}
 		}
 		if !started && n.Hosted != nil {
 			if err := state.HostRun(ctx, tx, w.b.Name, run.Run, *n.Hosted); err != nil {

@@ -133,7 +133,7 @@ func (l *loader) lookup(name string) string {
 	return s
 }
 
-var bridgePattern = regexp.MustCompile(`^[a-z][a-z0-9-]{0,39}$`)
+var bridgePattern = regexp.MustCompile(`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`)
 
 // Prefix is what stands before the names of a bridge's variables: ACME_2_ for acme-2.
 func Prefix(bridge string) string {
