@@ -217,7 +217,19 @@ func Unclaim(ctx context.Context, q Querier, bridge string, user, fence int64) e
 	return nil
 }
 
-// ReleaseBut gives back all that owner has claimed, but the users in keep, that it is still at work on.
+// ReleaseClaimed gives users back as they are, each as far as the claim with its fence still holds.
+func ReleaseClaimed(ctx context.Context, q Querier, bridge string, users, fences []int64) error {
+	_, err := q.Exec(ctx, `WITH `+inOrder+` UPDATE directory_users d SET claim_owner = NULL
+		FROM unnest($2::bigint[], $3::bigint[]) AS t(u, f) JOIN locked ON locked.user_id = t.u
+		WHERE d.bridge = $1 AND d.user_id = t.u AND d.fence = t.f AND d.claim_owner IS NOT NULL`, bridge, users, fences)
+	if err != nil {
+		return fmt.Errorf("release %d users: %w", len(users), err)
+	}
+	return nil
+}
+
+// ReleaseBut gives back all that owner has claimed, but the users in keep, that it is still at work on. It looks at everybody:
+// for the moments in which a process does not know what it has claimed.
 func ReleaseBut(ctx context.Context, q Querier, bridge string, owner uuid.UUID, keep []int64) error {
 	_, err := q.Exec(ctx, `UPDATE directory_users SET claim_owner = NULL WHERE bridge = $1 AND claim_owner = $2 AND user_id <> ALL($3)`, bridge, owner, orEmpty(keep))
 	if err != nil {

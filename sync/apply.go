@@ -221,10 +221,8 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 			err = lane.follow(ctx, w, a)
 		}
 		if err != nil {
-			for _, c := range lane.looked {
-				w.held.Delete(c)
-			}
-			return w.laneFailed(ctx, a, errors.Join(err, w.release(ctx, nil)))
+			w.release(ctx, lane.looked)
+			return w.laneFailed(ctx, a, err)
 		}
 		stored, err := state.GetBridge(ctx, w.db, w.b.Name)
 		if err != nil || stored.HaltedAt != nil {
@@ -232,8 +230,10 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 		}
 		w.claiming.RLock()
 		claimed, err := state.Claim(ctx, w.db, w.b.Name, a.urgency(), w.owner, size)
-		for _, c := range claimed {
-			w.held.Store(claim{c.UserID, c.Fence}, nil)
+		claims := make([]claim, len(claimed))
+		for i, c := range claimed {
+			claims[i] = claim{c.UserID, c.Fence}
+			w.held.Store(claims[i], nil)
 		}
 		w.claiming.RUnlock()
 		if err != nil {
@@ -249,7 +249,8 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 		if err == nil {
 			err = lane.follow(ctx, w, a)
 		}
-		if err = errors.Join(err, w.release(ctx, claimed)); err != nil {
+		w.release(ctx, claims)
+		if err != nil {
 			return w.laneFailed(ctx, a, err)
 		}
 		w.forward(job)
@@ -274,11 +275,9 @@ func (w *writer) follow(ctx context.Context, by *worker, a syncBatch) error {
 		}
 	}
 	err = w.decideDue(ctx, wish)
-	for _, c := range w.looked {
-		w.held.Delete(c)
-	}
+	by.release(ctx, w.looked)
 	w.looked = nil
-	return errors.Join(err, by.release(ctx, nil))
+	return err
 }
 
 // laneWish is as whose wish a lane stores what it finds out: the most urgent run's that waits for lanes like it.
@@ -294,16 +293,19 @@ func (w *worker) laneWish(ctx context.Context, a syncBatch) (state.Wish, error) 
 	return wish, err
 }
 
-// release gives back those users of a batch that nothing has become of. Where the database is away, the next heartbeat does.
-func (w *worker) release(ctx context.Context, claimed []state.Claimed) error {
-	for _, c := range claimed {
-		w.held.Delete(claim{c.UserID, c.Fence})
+// release gives back those of the claimed users that nothing has become of. Where the database is away, the next heartbeat
+// does: what was written is no less written for that.
+func (w *worker) release(ctx context.Context, claims []claim) {
+	users, fences := make([]int64, len(claims)), make([]int64, len(claims))
+	for i, c := range claims {
+		users[i], fences[i] = c.user, c.fence
+		w.held.Delete(c)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), heartbeatEvery)
 	defer cancel()
-	err := w.giveBack(ctx, w.db, w.b.Name)
-	w.unreleased.Store(err != nil)
-	return database(err)
+	if len(claims) > 0 && state.ReleaseClaimed(ctx, w.db, w.b.Name, users, fences) != nil {
+		w.unreleased.Store(true)
+	}
 }
 
 // endLane ends a lane's job: for good where there is nothing for it, else to be queued again. A change that came while the

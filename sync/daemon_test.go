@@ -2,6 +2,7 @@ package sync_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"maps"
 	"net/http"
@@ -16,6 +17,9 @@ import (
 	"namebridge/state"
 	bridgesync "namebridge/sync"
 )
+
+// long makes some tests do what takes minutes: 100,000 users, twenty restarts of Postgres, a day of idling.
+var long = flag.Bool("long", false, "tests of a daemon take minutes, as large as life")
 
 // served is a process that serves a bridge.
 type served struct {
@@ -142,7 +146,7 @@ func value[T any](t testing.TB, w *world, sql string, args ...any) (v T) {
 }
 
 // due makes a run of a kind due now, and waits until the daemon has ended one that was started since.
-func (w *world) due(t testing.TB, kind state.Kind) state.Run {
+func (w *world) due(t testing.TB, kind state.Kind) {
 	t.Helper()
 	before := len(w.runs(t, kind))
 	eventually(t, patience, func() string { // as soon as a process serves
@@ -155,18 +159,16 @@ func (w *world) due(t testing.TB, kind state.Kind) state.Run {
 		}
 		return ""
 	})
-	var last state.Run
 	eventually(t, patience, func() string {
 		all := w.runs(t, kind)
 		if len(all) == before {
 			return fmt.Sprintf("no %s was started", kind)
 		}
-		if last = all[len(all)-1]; last.Status == state.Running {
+		if last := all[len(all)-1]; last.Status == state.Running {
 			return fmt.Sprintf("a %s is still in phase %s", kind, last.Phase)
 		}
 		return ""
 	})
-	return last
 }
 
 // steady fails the test for what a daemon at rest must not leave: open writes, claims, running jobs.

@@ -332,6 +332,9 @@ func (w *worker) end(ctx context.Context, r *run, problem error, finish func(con
 	case place.Staged > 0, place.Waiting && r.row.Kind != state.Collect: // a collect has done its own work
 		res.Status = state.Quarantined
 	}
+	if r.row.Hosted != nil { // somebody waits for it, and may see that it is ended before we do
+		w.ended.Store(r.id(), &ending{problem})
+	}
 	nc, bl := r.sent.nameCoach.Swap(0), r.sent.bln.Swap(0)
 	err := state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
 		if finish != nil {
@@ -355,6 +358,9 @@ func (w *worker) end(ctx context.Context, r *run, problem error, finish func(con
 		}
 		return state.EndRun(ctx, tx, r.Name, r.row, res.Status, res, text)
 	})
+	if err != nil {
+		w.ended.Delete(r.id())
+	}
 	if errors.Is(err, state.ErrStale) {
 		return nil // somebody else has ended it
 	}
