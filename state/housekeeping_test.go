@@ -203,7 +203,7 @@ func TestADayOfIdleCollectsDoesNotMakeTheRunsGrow(t *testing.T) {
 		if n%72 == 0 {
 			written = 1
 		}
-		must(t, state.EndRun(t.Context(), db, "a", run.Run, state.Done, map[string]int{"written": written, "cleared": 0}, ""))
+		must(t, state.EndRun(t.Context(), db, "a", run, state.Done, map[string]int{"written": written, "cleared": 0}, ""))
 		later()
 		get[int64](t)(state.Prune(t.Context(), db, "a", month))
 		most = max(most, value[int](t, db, `SELECT count(*) FROM runs`))

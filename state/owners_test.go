@@ -17,6 +17,7 @@ import (
 type world struct {
 	db       *pgxpool.Pool
 	bridge   string
+	users    []int64
 	wanted   map[int64]state.Wanted // the last decision
 	done     map[int64]bool         // that was settled: applied, there, or nothing to be done for now
 	stands   map[int64][]byte       // what BLN shows
@@ -38,8 +39,12 @@ type holding struct {
 	entry int64 // journalled, and sent
 }
 
-// crowdOf are the users of a world.
-var crowdOf = []int64{1, 2}
+// intent is the write that its process is about to send.
+func (h *holding) intent() *state.Intent {
+	return &state.Intent{
+		Run: uuid.New(), UserID: h.UserID, Fence: h.Fence, Action: h.Action, Version: h.Version, Source: h.WantedSource, Before: []byte(`{}`), AfterFragment: h.WantedDigest,
+	}
+}
 
 // ask fails the check for an error.
 func (w *world) ask(rt *rapid.T, what string, err error) {
@@ -128,6 +133,18 @@ func (w *world) beat(rt *rapid.T, p *process) {
 	p.silent = false
 }
 
+// pick is one of some, each as likely: rapid's own choices prefer what comes first, and then little happens in a check.
+func pick[T any](rt *rapid.T, what string, some []T) T {
+	n := 0
+	for _, bit := range rapid.SliceOfN(rapid.Bool(), 6, 6).Draw(rt, what) {
+		n *= 2
+		if bit {
+			n++
+		}
+	}
+	return some[n%len(some)]
+}
+
 // Whatever two processes do in whatever order, and whenever one of them dies, is taken for dead, or wakes: they never have
 // the same user at once, and whatever is wanted is pending until it stands there, is called off, or is withdrawn.
 func TestTwoProcessesNeverHaveOneUserAndLoseNothing(t *testing.T) {
@@ -137,14 +154,15 @@ func TestTwoProcessesNeverHaveOneUserAndLoseNothing(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n++
 		w := &world{
-			db: db, bridge: fmt.Sprint("b", n), wanted: map[int64]state.Wanted{}, done: map[int64]bool{}, stands: map[int64][]byte{}, fence: map[int64]int64{}, claimant: map[int64]*process{},
+			db: db, bridge: fmt.Sprint("b", n), users: upTo(pick(rt, "users", []int{1, 1, 2})),
+			wanted: map[int64]state.Wanted{}, done: map[int64]bool{}, stands: map[int64][]byte{}, fence: map[int64]int64{}, claimant: map[int64]*process{},
 			owners: []*process{{owner: uuid.New(), has: map[int64]*holding{}}, {owner: uuid.New(), has: map[int64]*holding{}}},
 		}
 		ctx := rt.Context()
 		_, err := state.EnsureBridge(ctx, db, w.bridge, 1)
 		w.ask(rt, "begin", err)
 		var users []state.DirectoryUser
-		for _, id := range crowdOf {
+		for _, id := range w.users {
 			users = append(users, user(id, fmt.Sprint(id, "@x"), ""))
 		}
 		_, err = state.StoreDirectory(ctx, db, w.bridge, 1, users, false)
@@ -152,40 +170,41 @@ func TestTwoProcessesNeverHaveOneUserAndLoseNothing(t *testing.T) {
 		for _, p := range w.owners {
 			w.beat(rt, p)
 		}
-		one := func(rt *rapid.T) *process { return w.owners[rapid.IntRange(0, 1).Draw(rt, "process")] }
-		held := func(rt *rapid.T) (*process, *holding) {
-			p := one(rt)
-			var all []int64
-			for _, id := range crowdOf {
-				if p.has[id] != nil {
-					all = append(all, id)
+		one := func() *process { return pick(rt, "process", w.owners) }
+		// held is somebody whom a process believes to have claimed, if there is anybody.
+		held := func(sent bool) (*process, *holding) {
+			var ps []*process
+			var hs []*holding
+			for _, p := range w.owners {
+				for _, id := range w.users {
+					if h := p.has[id]; h != nil && (!sent || h.entry == 0) {
+						ps, hs = append(ps, p), append(hs, h)
+					}
 				}
 			}
-			if len(all) == 0 {
-				rt.Skip("it has nobody")
+			if len(hs) == 0 {
+				return nil, nil
 			}
-			return p, p.has[rapid.SampledFrom(all).Draw(rt, "held")]
+			i := pick(rt, "held", upTo(len(hs))) - 1
+			return ps[i], hs[i]
 		}
-		rt.Repeat(map[string]func(*rapid.T){
-			"": w.check,
-			"decide": func(rt *rapid.T) {
-				wanted := rapid.SampledFrom([]state.Wanted{
-					{},
+		actions := map[string]func(){
+			"decide": func() {
+				wanted := pick(rt, "wanted", []state.Wanted{
 					{Action: "write", Value: []byte(`{"recording_link": "a"}`), Digest: []byte("a"), Source: []byte("s")},
 					{Action: "write", Value: []byte(`{"recording_link": "b"}`), Digest: []byte("b"), Source: []byte("s")},
-					{Action: "write", Value: []byte(`{"recording_link": null}`), Digest: []byte("badge"), Source: []byte("s")},
 					{Action: "clear"},
-				}).Draw(rt, "wanted")
-				wanted.UserID = rapid.SampledFrom(crowdOf).Draw(rt, "user")
-				w.decide(rt, rapid.Int16Range(state.CollectPriority, state.Planned).Draw(rt, "urgency"), wanted)
+					{},
+				})
+				wanted.UserID = pick(rt, "user", w.users)
+				w.decide(rt, pick(rt, "urgency", []int16{state.CollectPriority, state.CollectPriority, state.BackfillPriority, state.Planned}), wanted)
 			},
-			"let removals through": func(rt *rapid.T) { w.ask(rt, "release", state.ReleaseRemovals(ctx, db, w.bridge)) },
-			"take up":              func(rt *rapid.T) { w.ask(rt, "adopt", state.Adopt(ctx, db, w.bridge, uuid.New(), state.SweepPriority)) },
-			"claim": func(rt *rapid.T) {
-				p := one(rt)
+			"let removals through": func() { w.ask(rt, "release", state.ReleaseRemovals(ctx, db, w.bridge, uuid.Nil)) },
+			"take up":              func() { w.ask(rt, "adopt", state.Adopt(ctx, db, w.bridge, uuid.New(), state.SweepPriority)) },
+			"claim": func() {
+				p := one()
 				w.beat(rt, p)
-				urgency := rapid.SampledFrom([]int16{state.CollectPriority, state.BackfillPriority}).Draw(rt, "urgency")
-				cs, err := state.Claim(ctx, db, w.bridge, urgency, p.owner, rapid.IntRange(1, 2).Draw(rt, "limit"))
+				cs, err := state.Claim(ctx, db, w.bridge, pick(rt, "urgency", []int16{state.BackfillPriority, state.CollectPriority}), p.owner, pick(rt, "limit", []int{1, 2}))
 				w.ask(rt, "claim", err)
 				for _, c := range cs {
 					w.took(rt, p, c)
@@ -195,12 +214,13 @@ func TestTwoProcessesNeverHaveOneUserAndLoseNothing(t *testing.T) {
 				}
 			},
 			// A write is sent as soon as it is journalled, and arrives or not.
-			"send": func(rt *rapid.T) {
-				_, h := held(rt)
-				if h.entry != 0 {
-					rt.Skip("it was sent already")
+			"send": func() {
+				_, h := held(true)
+				if h == nil {
+					return
 				}
-				in := &state.Intent{Run: uuid.New(), UserID: h.UserID, Fence: h.Fence, Action: h.Action, Version: h.Version, Source: h.WantedSource, Before: []byte(`{}`), AfterFragment: h.WantedDigest}
+				current := w.wanted[h.UserID]
+				in := h.intent()
 				w.ask(rt, "journal", state.Journal(ctx, db, w.bridge, []*state.Intent{in}))
 				if h.entry = in.Entry; h.entry == 0 {
 					return
@@ -208,31 +228,37 @@ func TestTwoProcessesNeverHaveOneUserAndLoseNothing(t *testing.T) {
 				if w.fence[h.UserID] != h.Fence {
 					rt.Fatalf("user %d is written under fence %d, by now it is %d", h.UserID, h.Fence, w.fence[h.UserID])
 				}
-				if rapid.Bool().Draw(rt, "it arrives") {
+				if w.done[h.UserID] || current.Action != h.Action || !bytes.Equal(current.Digest, h.WantedDigest) {
+					rt.Fatalf("user %d gets %q, wanted is %s of %q", h.UserID, h.WantedDigest, current.Action, current.Digest)
+				}
+				if pick(rt, "it arrives", []bool{true, true, true, false}) {
 					w.stands[h.UserID] = h.WantedDigest
 					return
 				}
 				w.ask(rt, "close", state.CloseEntry(ctx, db, w.bridge, h.entry, state.Unsent, ""))
 				h.entry = 0
 			},
-			"settle": func(rt *rapid.T) {
-				p, h := held(rt)
-				w.settle(rt, p, h)
+			"settle": func() {
+				if p, h := held(false); h != nil {
+					w.settle(rt, p, h)
+				}
 			},
-			"fail": func(rt *rapid.T) {
-				p, h := held(rt)
-				w.ask(rt, "fail", state.Fail(ctx, db, w.bridge, []state.Failure{{UserID: h.UserID, Fence: h.Fence, Problem: "x", RetryAfter: time.Hour}}))
-				w.gave(p, h)
+			"fail": func() {
+				if p, h := held(false); h != nil {
+					w.ask(rt, "fail", state.Fail(ctx, db, w.bridge, []state.Failure{{UserID: h.UserID, Fence: h.Fence, Problem: "x", RetryAfter: time.Hour}}))
+					w.gave(p, h)
+				}
 			},
-			"give back": func(rt *rapid.T) {
-				p, h := held(rt)
-				w.ask(rt, "unclaim", state.Unclaim(ctx, db, w.bridge, h.UserID, h.Fence))
-				w.gave(p, h)
+			"give back": func() {
+				if p, h := held(false); h != nil {
+					w.ask(rt, "unclaim", state.Unclaim(ctx, db, w.bridge, h.UserID, h.Fence))
+					w.gave(p, h)
+				}
 			},
-			"withdraw": func(rt *rapid.T) {
-				p, h := held(rt)
-				if h.entry != 0 {
-					rt.Skip("it was sent")
+			"withdraw": func() {
+				p, h := held(true)
+				if h == nil {
+					return
 				}
 				w.ask(rt, "withdraw", state.Withdraw(ctx, db, w.bridge, []state.Claimed{h.Claimed}))
 				if w.fence[h.UserID] == h.Fence && w.version(rt, h.UserID) == h.Version { // else something else is wanted by now
@@ -240,25 +266,34 @@ func TestTwoProcessesNeverHaveOneUserAndLoseNothing(t *testing.T) {
 				}
 				w.gave(p, h)
 			},
-			"look into": func(rt *rapid.T) {
-				p := one(rt)
+			"look into": func() {
+				p := one()
 				w.beat(rt, p)
 				w.lookInto(rt, p, func(*holding) {})
 			},
-			"silent": func(rt *rapid.T) {
-				p := one(rt)
+			"is silent": func() {
+				p := one()
 				_, err := db.Exec(ctx, `UPDATE workers SET heartbeat_at = now() - interval '1 minute' WHERE bridge = $1 AND owner = $2`, w.bridge, p.owner)
 				w.ask(rt, "silence", err)
 				p.silent = true
 			},
-			"dies": func(rt *rapid.T) { // and comes back with nothing
-				n := rapid.IntRange(0, 1).Draw(rt, "process")
+			"dies": func() {
+				n := pick(rt, "process", []int{0, 1})
 				w.ask(rt, "leave", state.Leave(ctx, db, w.bridge, w.owners[n].owner))
 				w.owners[n].silent = true
 				w.owners[n] = &process{owner: uuid.New(), has: map[int64]*holding{}}
 			},
-			"time passes": func(rt *rapid.T) { w.ripen(rt) },
-		})
+			"time passes": func() { w.ripen(rt) },
+		}
+		// What is usual comes more often.
+		usual := []string{
+			"decide", "decide", "decide", "claim", "claim", "claim", "send", "send", "send", "settle", "settle", "withdraw", "is silent", "is silent", "look into",
+			"let removals through", "take up", "fail", "give back", "dies", "time passes",
+		}
+		for range 40 {
+			actions[pick(rt, "action", usual)]()
+			w.check(rt)
+		}
 		w.finish(rt)
 	})
 }
@@ -315,14 +350,14 @@ func (w *world) finish(rt *rapid.T) {
 			w.decide(rt, state.SweepPriority, wanted)
 		}
 		w.ask(rt, "adopt", state.Adopt(ctx, w.db, w.bridge, uuid.New(), state.SweepPriority))
-		w.ask(rt, "release", state.ReleaseRemovals(ctx, w.db, w.bridge))
+		w.ask(rt, "release", state.ReleaseRemovals(ctx, w.db, w.bridge, uuid.Nil))
 		cs, err := state.Claim(ctx, w.db, w.bridge, state.BackfillPriority, last.owner, 10)
 		w.ask(rt, "claim", err)
 		for _, c := range cs {
 			w.took(rt, last, c)
-			in := &state.Intent{Run: uuid.New(), UserID: c.UserID, Fence: c.Fence, Action: c.Action, Version: c.Version, Source: c.WantedSource, Before: []byte(`{}`), AfterFragment: c.WantedDigest}
-			w.ask(rt, "journal", state.Journal(ctx, w.db, w.bridge, []*state.Intent{in}))
 			h := last.has[c.UserID]
+			in := h.intent()
+			w.ask(rt, "journal", state.Journal(ctx, w.db, w.bridge, []*state.Intent{in}))
 			if h.entry = in.Entry; h.entry == 0 {
 				rt.Fatalf("user %d is claimed, and may not be written", c.UserID)
 			}
@@ -334,7 +369,7 @@ func (w *world) finish(rt *rapid.T) {
 			break
 		}
 	}
-	for _, id := range crowdOf {
+	for _, id := range w.users {
 		wanted := w.wanted[id]
 		if wanted.Action != "" && !bytes.Equal(w.stands[id], wanted.Digest) {
 			rt.Fatalf("at the end user %d shows %q, wanted was %q", id, w.stands[id], wanted.Digest)

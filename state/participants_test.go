@@ -204,6 +204,10 @@ func TestPeopleAreReadInPagesWithAllTheirKeys(t *testing.T) {
 				if _, twice := out[p.Person]; twice {
 					t.Fatalf("%s stands twice", p.Person)
 				}
+				if p.Due != (p.ChangedAt != nil) {
+					t.Errorf("%s is due: %v, and changed at %v", p.Person, p.Due, p.ChangedAt)
+				}
+				p.ChangedAt = nil // it is when the test ran
 				out[p.Person] = p
 			}
 			after = page[len(page)-1].Person

@@ -25,7 +25,7 @@ func staged(t testing.TB, db *pgxpool.Pool, users ...int64) uuid.UUID {
 	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", run.Run)); n != len(users) {
 		t.Fatalf("%d of %d removals were staged", n, len(users))
 	}
-	must(t, state.EndRun(t.Context(), db, "a", run.Run, state.Quarantined, nil, ""))
+	must(t, state.EndRun(t.Context(), db, "a", run, state.Quarantined, nil, ""))
 	return run.Run
 }
 
@@ -94,7 +94,7 @@ func TestARemovalIsWhoeverLosesARecordingOrAll(t *testing.T) {
 				wish(t, db, bridge, state.Wish{Run: uuid.New(), Urgency: state.SweepPriority}, w)
 				continue
 			}
-			must(t, state.ReleaseRemovals(t.Context(), db, bridge))
+			must(t, state.ReleaseRemovals(t.Context(), db, bridge, uuid.Nil))
 			for _, c := range claim() {
 				must(t, state.Settle(t.Context(), db, bridge, []state.Outcome{{UserID: 1, Fence: c.Fence, Applied: true, Version: c.Version, Digest: c.WantedDigest, Source: c.WantedSource}}))
 			}
@@ -102,10 +102,10 @@ func TestARemovalIsWhoeverLosesARecordingOrAll(t *testing.T) {
 				t.Fatalf("%s: after step %d it is still pending", name, i)
 			}
 		}
-		pending, _, err := state.CountRemovals(t.Context(), db, bridge, uuid.New())
+		r, err := state.CountRemovals(t.Context(), db, bridge, uuid.New())
 		must(t, err)
-		if (pending == 1) != c.removal {
-			t.Errorf("%s: %d removals", name, pending)
+		if (r.Pending == 1) != c.removal {
+			t.Errorf("%s: %d removals", name, r.Pending)
 		}
 		// What the guard does not count must not wait for it, and the other way round.
 		last := c.steps[len(c.steps)-1].(state.Wanted)
@@ -131,8 +131,8 @@ func TestWhatLandsWhileNoneIsWantedMakesTheWishARemoval(t *testing.T) {
 		t.Error("a recording that has just come is taken away, and nobody has let that through")
 	}
 	wish(t, db, "a", sweep, badge)
-	if pending, _, err := state.CountRemovals(t.Context(), db, "a", sweep.Run); pending != 1 || err != nil {
-		t.Errorf("%d removals, %v", pending, err)
+	if r, err := state.CountRemovals(t.Context(), db, "a", sweep.Run); r.Pending != 1 || err != nil {
+		t.Errorf("%d removals, %v", r.Pending, err)
 	}
 }
 
@@ -155,14 +155,14 @@ func TestARemovalIsGivenToNobodyBeforeItIsLetThrough(t *testing.T) {
 	}
 	counts := func() [2]int {
 		t.Helper()
-		pending, done, err := state.CountRemovals(t.Context(), db, "a", run.Run)
+		r, err := state.CountRemovals(t.Context(), db, "a", run.Run)
 		must(t, err)
-		return [2]int{pending, done}
+		return [2]int{r.Pending, r.Done}
 	}
 	if got := counts(); got != [2]int{2, 0} {
 		t.Errorf("pending and done: %v", got)
 	}
-	must(t, state.ReleaseRemovals(t.Context(), db, "a"))
+	must(t, state.ReleaseRemovals(t.Context(), db, "a", run.Run))
 	if got := counts(); got != [2]int{0, 2} {
 		t.Errorf("let through, pending and done: %v", got)
 	}
@@ -192,14 +192,14 @@ func TestARemovalIsStagedOnce(t *testing.T) {
 	want(t, db, "a", "clear", 6)
 	must(t, state.MarkGone(t.Context(), db, "a", 4))
 	want(t, db, "a", "write", 6)
-	if unjudged := get[bool](t)(state.AnyUnjudged(t.Context(), db, "a")); !unjudged {
+	if unjudged := get[bool](t)(state.AnyUnjudged(t.Context(), db, "a", uuid.Nil)); !unjudged {
 		t.Error("a new removal is not noticed")
 	}
 	second, _ := begin(t, db, state.NewRun{Kind: state.Sweep})
 	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", second.Run)); n != 1 {
 		t.Errorf("%d were staged", n)
 	}
-	if unjudged := get[bool](t)(state.AnyUnjudged(t.Context(), db, "a")); unjudged {
+	if unjudged := get[bool](t)(state.AnyUnjudged(t.Context(), db, "a", uuid.Nil)); unjudged {
 		t.Error("everything was staged, and yet something is new")
 	}
 	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", second.Run)); n != 0 {
@@ -213,7 +213,7 @@ func TestARemovalIsStagedOnce(t *testing.T) {
 		t.Errorf("staged: %s", got)
 	}
 	// A run that fails asks nobody: the next one does.
-	must(t, state.EndRun(t.Context(), db, "a", second.Run, state.Failed, nil, ""))
+	must(t, state.EndRun(t.Context(), db, "a", second, state.Failed, nil, ""))
 	third, _ := begin(t, db, state.NewRun{Kind: state.Census})
 	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", third.Run)); n != 1 || steps(third.Run) != "3 clear 1" {
 		t.Errorf("%d were staged: %s", n, steps(third.Run))
@@ -259,7 +259,7 @@ func TestApprovingLetsThroughWhatIsStillWantedAndNamesTheRest(t *testing.T) {
 	if _, err := state.ApproveRun(t.Context(), db, "a", run, "write", owner, "again"); !errors.Is(err, state.ErrStale) {
 		t.Errorf("approved twice: %v", err)
 	}
-	must(t, state.EndRun(t.Context(), db, "a", run, state.Quarantined, nil, ""))
+	must(t, state.EndRun(t.Context(), db, "a", stored(t, db, "a", run), state.Quarantined, nil, ""))
 	if _, err := state.ApproveRun(t.Context(), db, "a", run, "write", owner, "again"); !errors.Is(err, state.ErrStale) {
 		t.Errorf("approved twice, ended in between: %v", err)
 	}
@@ -309,7 +309,7 @@ func TestOnlyAWaitingRunAndAFinishedPlanAreApproved(t *testing.T) {
 			db := fresh(t, "a")
 			run, _ := begin(t, db, state.NewRun{Kind: c.kind, Phase: "first"})
 			if c.status != state.Running {
-				must(t, state.EndRun(t.Context(), db, "a", run.Run, c.status, nil, ""))
+				must(t, state.EndRun(t.Context(), db, "a", run, c.status, nil, ""))
 			}
 			before := contents(t, db, "a")
 			_, err := state.ApproveRun(t.Context(), db, "a", run.Run, "write", uuid.New(), "why")
@@ -337,7 +337,7 @@ func TestPlannedUsersAreClaimedByNobodyUntilSomebodyWantsThemWritten(t *testing.
 	}{
 		"nobody does":    {func(*testing.T, *pgxpool.Pool) {}, nil},
 		"the plan again": {func(t *testing.T, db *pgxpool.Pool) { wish(t, db, "a", plan, planned...) }, nil},
-		"the guard":      {func(t *testing.T, db *pgxpool.Pool) { must(t, state.ReleaseRemovals(t.Context(), db, "a")) }, nil},
+		"the guard":      {func(t *testing.T, db *pgxpool.Pool) { must(t, state.ReleaseRemovals(t.Context(), db, "a", uuid.Nil)) }, nil},
 		"a sweep wants it": {func(t *testing.T, db *pgxpool.Pool) {
 			wish(t, db, "a", state.Wish{Run: uuid.New(), Urgency: state.SweepPriority}, planned...)
 		}, []int64{1}},
@@ -359,8 +359,8 @@ func TestPlannedUsersAreClaimedByNobodyUntilSomebodyWantsThemWritten(t *testing.
 			if n := get[int](t)(state.CountPending(t.Context(), db, "a")); n != 2 {
 				t.Errorf("%d are pending", n)
 			}
-			if pending, _, err := state.CountRemovals(t.Context(), db, "a", plan.Run); pending != 0 || err != nil {
-				t.Errorf("the guard judges %d removals of a plan, %v", pending, err)
+			if r, err := state.CountRemovals(t.Context(), db, "a", plan.Run); r.Pending != 0 || err != nil {
+				t.Errorf("the guard judges %d removals of a plan, %v", r.Pending, err)
 			}
 			c.then(t, db)
 			if ids, _ := claim(t, db, live(t, db, "a"), 10); !slices.Equal(ids, c.want) {

@@ -34,7 +34,7 @@ func ended(t testing.TB, db *pgxpool.Pool, kind state.Kind, status state.RunStat
 	if !started {
 		t.Fatalf("a %s is running already", kind)
 	}
-	must(t, state.EndRun(t.Context(), db, "a", run.Run, status, nil, ""))
+	must(t, state.EndRun(t.Context(), db, "a", run, status, nil, ""))
 	return get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
 }
 
@@ -66,7 +66,7 @@ func TestARunIsStartedOnceAndJoinedByWhoeverComes(t *testing.T) {
 	if r := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run)); r.Live || r.Status != state.Running {
 		t.Errorf("when nobody serves the bridge it is %+v", r)
 	}
-	must(t, state.EndRun(t.Context(), db, "a", run.Run, state.Done, map[string]int{"written": 3}, "text\x00"))
+	must(t, state.EndRun(t.Context(), db, "a", run, state.Done, map[string]int{"written": 3}, "text\x00"))
 	ended := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
 	if ended.Status != state.Done || ended.EndedAt == nil || ended.Live || ended.Hosted != nil || string(ended.Counts) != `{"written": 3}` || *ended.Error != "text\ufffd" {
 		t.Errorf("ended as %+v", ended)
@@ -74,7 +74,7 @@ func TestARunIsStartedOnceAndJoinedByWhoeverComes(t *testing.T) {
 	if next, started := begin(t, db, backfill); !started || next.Run == run.Run {
 		t.Error("a run that is done goes on")
 	}
-	if err := state.EndRun(t.Context(), db, "a", uuid.New(), state.Done, nil, ""); !errors.Is(err, state.ErrStale) {
+	if err := state.EndRun(t.Context(), db, "a", state.Run{Run: uuid.New()}, state.Done, nil, ""); !errors.Is(err, state.ErrStale) {
 		t.Errorf("ended what is not there: %v", err)
 	}
 	if _, err := state.GetRun(t.Context(), db, "a", uuid.New()); !errors.Is(err, state.ErrNotFound) {
@@ -129,11 +129,11 @@ func TestAFailedRunIsGoneOnWithFromItsFirstPhase(t *testing.T) {
 			owner := uuid.New()
 			n := state.NewRun{Kind: state.Plan, Since: &since, Phase: "first", Priority: state.BackfillPriority, Hosted: &owner}
 			run, _ := begin(t, db, n)
-			must(t, state.NextPhase(t.Context(), db, "a", run.Run, "first", "second"))
-			must(t, state.NoteStep(t.Context(), db, "a", run.Run, "second", state.Step{Place: json.RawMessage(`1`), Progress: json.RawMessage(`{}`), NameCoach: 5}))
+			must(t, state.NextPhase(t.Context(), db, "a", at(run, "first"), "second"))
+			must(t, state.NoteStep(t.Context(), db, "a", at(run, "second"), state.Step{Place: json.RawMessage(`1`), Progress: json.RawMessage(`{}`), NameCoach: 5}))
 			must(t, state.StorePlanSteps(t.Context(), db, "a", run.Run, []state.PlanStep{{UserID: 1, Action: "write"}}))
 			if c.status != state.Running {
-				must(t, state.EndRun(t.Context(), db, "a", run.Run, c.status, nil, "it did not work"))
+				must(t, state.EndRun(t.Context(), db, "a", run, c.status, nil, "it did not work"))
 			}
 			other := uuid.New()
 			n.Since, n.Resume, n.Hosted, n.Priority = c.since, c.resume, &other, state.SweepPriority
@@ -173,7 +173,7 @@ func TestAnApprovedRunThatFailedIsNotGoneOnWith(t *testing.T) {
 	db := directory(t, 1)
 	run := staged(t, db, 1)
 	get[state.Approval](t)(state.ApproveRun(t.Context(), db, "a", run, "write", uuid.New(), "why"))
-	must(t, state.EndRun(t.Context(), db, "a", run, state.Failed, nil, "the server is away"))
+	must(t, state.EndRun(t.Context(), db, "a", stored(t, db, "a", run), state.Failed, nil, "the server is away"))
 	again, started := begin(t, db, state.NewRun{Kind: state.Census, Phase: "census", Resume: true})
 	if !started || again.Run == run {
 		t.Errorf("gone on with %+v, started %t", again, started)
@@ -189,22 +189,22 @@ func TestAStepOfARunThatWasEndedOrIsElsewhereDoesNotCount(t *testing.T) {
 	run, _ := begin(t, db, state.NewRun{Kind: state.Sweep, Phase: "list"})
 	ctx := t.Context()
 	step := state.Step{Place: json.RawMessage(`7`), Progress: json.RawMessage(`{"done": 1}`), NameCoach: 2, BLNSent: 3}
-	must(t, state.NoteStep(ctx, db, "a", run.Run, "list", step))
-	must(t, state.NoteStep(ctx, db, "a", run.Run, "list", state.Step{BLNSent: 1})) // the place is where it was
-	at := get[state.Run](t)(state.GetRun(ctx, db, "a", run.Run))
-	if string(at.Place) != `7` || string(at.Progress) != `{"done": 1}` || at.RequestsNamecoach != 2 || at.RequestsBLN != 4 {
-		t.Errorf("it is at %+v", at)
+	must(t, state.NoteStep(ctx, db, "a", at(run, "list"), step))
+	must(t, state.NoteStep(ctx, db, "a", at(run, "list"), state.Step{BLNSent: 1})) // the place is where it was
+	is := get[state.Run](t)(state.GetRun(ctx, db, "a", run.Run))
+	if string(is.Place) != `7` || string(is.Progress) != `{"done": 1}` || is.RequestsNamecoach != 2 || is.RequestsBLN != 4 {
+		t.Errorf("it is at %+v", is)
 	}
-	must(t, state.NextPhase(ctx, db, "a", run.Run, "list", "link"))
-	at = get[state.Run](t)(state.GetRun(ctx, db, "a", run.Run))
-	if at.Phase != "link" || at.Place != nil || string(at.Progress) != `{"before": {"list": 1}}` || at.RequestsBLN != 4 {
-		t.Errorf("the next phase begins as %+v", at)
+	must(t, state.NextPhase(ctx, db, "a", at(run, "list"), "link"))
+	is = get[state.Run](t)(state.GetRun(ctx, db, "a", run.Run))
+	if is.Phase != "link" || is.Place != nil || string(is.Progress) != `{"before": {"list": 1}}` || is.RequestsBLN != 4 {
+		t.Errorf("the next phase begins as %+v", is)
 	}
 	refused := func(what, phase string) {
 		t.Helper()
 		for name, err := range map[string]error{
-			"NoteStep":  state.NoteStep(ctx, db, "a", run.Run, phase, step),
-			"NextPhase": state.NextPhase(ctx, db, "a", run.Run, phase, "link"),
+			"NoteStep":  state.NoteStep(ctx, db, "a", at(run, phase), step),
+			"NextPhase": state.NextPhase(ctx, db, "a", at(run, phase), "link"),
 		} {
 			if !errors.Is(err, state.ErrStale) {
 				t.Errorf("%s of a run that %s: %v", name, what, err)
@@ -212,9 +212,9 @@ func TestAStepOfARunThatWasEndedOrIsElsewhereDoesNotCount(t *testing.T) {
 		}
 	}
 	refused("is further already", "list")
-	must(t, state.EndRun(ctx, db, "a", run.Run, state.Failed, nil, "interrupted"))
+	must(t, state.EndRun(ctx, db, "a", run, state.Failed, nil, "interrupted"))
 	refused("was ended", "link")
-	if err := state.EndRun(ctx, db, "a", run.Run, state.Done, nil, ""); !errors.Is(err, state.ErrStale) {
+	if err := state.EndRun(ctx, db, "a", run, state.Done, nil, ""); !errors.Is(err, state.ErrStale) {
 		t.Errorf("it was ended twice: %v", err)
 	}
 	after := get[state.Run](t)(state.GetRun(ctx, db, "a", run.Run))
@@ -238,11 +238,11 @@ func TestWhatIsWrittenIsProgressOfItsPhaseOnlyWhileItsRunWrites(t *testing.T) {
 		r := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
 		return fmt.Sprintf("%d %s", r.RequestsBLN, r.Progress)
 	}
-	must(t, state.NoteStep(t.Context(), db, "a", run.Run, "decide", state.Step{Progress: json.RawMessage(`{"done": 9}`)}))
+	must(t, state.NoteStep(t.Context(), db, "a", at(run, "decide"), state.Step{Progress: json.RawMessage(`{"done": 9}`)}))
 	if got := written(); got != `2 {"done": 9, "written": 40}` {
 		t.Errorf("while it decides: %s", got)
 	}
-	must(t, state.NextPhase(t.Context(), db, "a", run.Run, "decide", "write"))
+	must(t, state.NextPhase(t.Context(), db, "a", at(run, "decide"), "write"))
 	if got := written(); got != `4 {"before": {"decide": 9}, "written": 80}` {
 		t.Errorf("before it has begun: %s", got)
 	}
@@ -250,7 +250,7 @@ func TestWhatIsWrittenIsProgressOfItsPhaseOnlyWhileItsRunWrites(t *testing.T) {
 		{`{"done": 0, "total": 100}`, `6 {"done": 40, "total": 100, "before": {"decide": 9}, "written": 120}`},
 		{`{"done": 10, "total": 100}`, `8 {"done": 50, "total": 100, "before": {"decide": 9}, "written": 160}`},
 	} {
-		must(t, state.NoteStep(t.Context(), db, "a", run.Run, "write", state.Step{Progress: json.RawMessage(c.was)}))
+		must(t, state.NoteStep(t.Context(), db, "a", at(run, "write"), state.Step{Progress: json.RawMessage(c.was)}))
 		if got := written(); got != c.want {
 			t.Errorf("from %s: %s, want %s", c.was, got, c.want)
 		}
@@ -282,7 +282,7 @@ func TestARunIsHostedAnewOnlyWhereItsHostIsGone(t *testing.T) {
 			run, _ := begin(t, db, n)
 			silence(t, db, host, c.silent)
 			if c.ended {
-				must(t, state.EndRun(t.Context(), db, "a", run.Run, state.Failed, nil, ""))
+				must(t, state.EndRun(t.Context(), db, "a", run, state.Failed, nil, ""))
 			}
 			before := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
 			must(t, state.HostRun(t.Context(), db, "a", run.Run, other))
@@ -337,7 +337,7 @@ func TestARunIsQuarantinedWhileWhatItStagedIsPending(t *testing.T) {
 	want(t, db, "a", "clear", 1)
 	run, _ := begin(t, db, state.NewRun{Kind: state.Sweep})
 	get[int](t)(state.StageRemovals(t.Context(), db, "a", run.Run))
-	must(t, state.EndRun(t.Context(), db, "a", run.Run, state.Quarantined, nil, ""))
+	must(t, state.EndRun(t.Context(), db, "a", run, state.Quarantined, nil, ""))
 	quarantined := func() []string {
 		return get[state.Totals](t)(state.CountTotals(t.Context(), db, "a")).Quarantined
 	}

@@ -218,3 +218,15 @@ func TestATransactionThatNobodyGoesOnWithLetsGo(t *testing.T) {
 		t.Error("the stopped transaction was committed all the same")
 	}
 }
+
+// stored reads a run as it stands.
+func stored(t testing.TB, q state.Querier, bridge string, run uuid.UUID) state.Run {
+	t.Helper()
+	return get[state.Run](t)(state.GetRun(t.Context(), q, bridge, run))
+}
+
+// at is a run as somebody knows it who believes it to be in a phase.
+func at(run state.Run, phase string) state.Run {
+	run.Phase = phase
+	return run
+}

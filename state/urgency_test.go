@@ -82,7 +82,7 @@ func TestALaneForWhatIsUrgentLeavesTheRest(t *testing.T) {
 	}
 }
 
-func TestAWishKeepsWhoHadItFirstUnlessAnotherIsMoreUrgent(t *testing.T) {
+func TestAnUrgentWishKeepsItsRunAndAPlanTakesNothing(t *testing.T) {
 	t.Parallel()
 	db := fresh(t)
 	run := func(bridge string, kind state.Kind, over bool) uuid.UUID {
@@ -90,7 +90,7 @@ func TestAWishKeepsWhoHadItFirstUnlessAnotherIsMoreUrgent(t *testing.T) {
 		r, _, err := state.StartRun(t.Context(), db, bridge, state.NewRun{Kind: kind})
 		must(t, err)
 		if over {
-			must(t, state.EndRun(t.Context(), db, bridge, r.Run, state.Failed, nil, ""))
+			must(t, state.EndRun(t.Context(), db, bridge, r, state.Failed, nil, ""))
 		}
 		return r.Run
 	}
@@ -103,7 +103,9 @@ func TestAWishKeepsWhoHadItFirstUnlessAnotherIsMoreUrgent(t *testing.T) {
 		version       int64
 	}{
 		"the same, less urgent":               {state.CollectPriority, state.SweepPriority, false, "x", state.CollectPriority, false, 1},
-		"the same, as urgent":                 {state.SweepPriority, state.SweepPriority, false, "x", state.SweepPriority, false, 1},
+		"the same, as urgent":                 {state.SweepPriority, state.SweepPriority, false, "x", state.SweepPriority, true, 1},
+		"the same, planned":                   {state.SweepPriority, state.Planned, false, "x", state.SweepPriority, false, 1},
+		"another, planned":                    {state.SweepPriority, state.Planned, false, "y", state.SweepPriority, false, 2},
 		"the same, more urgent":               {state.SweepPriority, state.CollectPriority, false, "x", state.CollectPriority, true, 1},
 		"the same, less urgent, of one ended": {state.CollectPriority, state.SweepPriority, true, "x", state.CollectPriority, true, 1},
 		"another, less urgent":                {state.CollectPriority, state.SweepPriority, false, "y", state.SweepPriority, true, 2},
