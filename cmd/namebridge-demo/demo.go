@@ -170,12 +170,17 @@ func interrupted(ctx context.Context, err error) error {
 }
 
 func (d *demo) findBinary() error {
-	if d.binary == "" {
+	path := d.binary
+	if path == "" {
 		self, err := os.Executable()
 		if err != nil {
 			return fmt.Errorf("find namebridge: %w", err)
 		}
-		d.binary = filepath.Join(filepath.Dir(self), "namebridge")
+		path = filepath.Join(filepath.Dir(self), "namebridge")
+	}
+	var err error
+	if d.binary, err = filepath.Abs(path); err != nil {
+		return fmt.Errorf("find namebridge: %w", err)
 	}
 	info, err := os.Stat(d.binary)
 	if err != nil || info.IsDir() || info.Mode().Perm()&0o111 == 0 {

@@ -302,10 +302,10 @@ func (w *watching) conclude(ctx context.Context, lasted time.Duration) error {
 			late++
 		}
 	}
-	fmt.Fprintf(w.out, "  In %s %s, of which %d were to be carried to BLN.\n  Arrived: %d%s.\n",
-		span(lasted), count(w.changes, "change"), len(w.took)+len(w.onWay), len(w.took), w.times())
+	fmt.Fprintf(w.out, "  In %s %s, %d of them to be carried to BLN.\n  Arrived: %d of %d%s.\n",
+		span(lasted), count(w.changes, "change"), len(w.took)+len(w.onWay), len(w.took), len(w.took)+len(w.onWay), w.times())
 	if n := len(w.onWay) - late; n > 0 {
-		fmt.Fprintf(w.out, "  %s on the way when it was stopped: the next start would carry them.\n", count(n, "change"))
+		fmt.Fprintf(w.out, "  %s still on the way when it was stopped: the next start would carry on.\n", count(n, "change"))
 	}
 	if late > 0 {
 		wrong = append(wrong, fmt.Sprintf("%s did not arrive within %s", count(late, "change"), span(w.patience)))

@@ -152,9 +152,9 @@ func TestTheSettingsForAnotherTerminalAreAllThatTheOtherCommandsNeed(t *testing.
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	d := small(t)
-	d.lasting = 0
 	out := &cutter{at: "→ in BLN"}
+	d := ready(t, out)
+	d.lasting = 0
 	out.cut = func() {
 		file := environmentFile.FindStringSubmatch(out.String())
 		if file == nil || ctx.Err() != nil {
@@ -164,7 +164,7 @@ func TestTheSettingsForAnotherTerminalAreAllThatTheOtherCommandsNeed(t *testing.
 		if len(commands) != 4 {
 			t.Errorf("commands to try: %q", commands)
 		}
-		for _, command := range append(commands, []string{"", "namebridge backfill"}) {
+		for _, command := range append(commands, []string{"", "namebridge backfill"}) { // which leaves nothing to do
 			c := exec.CommandContext(ctx, "/bin/sh", "-ec", ". "+file[1]+"\n"+command[1])
 			c.Env = append(os.Environ(), "DATABASE_URL=postgres://nobody@127.0.0.1:1/", "NAMECOACH_TOKEN_FILE=/no/such/file", "BRIDGES=acme,globex", "MATCH_BY=stars")
 			if said, err := c.CombinedOutput(); err != nil {
@@ -173,9 +173,8 @@ func TestTheSettingsForAnotherTerminalAreAllThatTheOtherCommandsNeed(t *testing.
 		}
 		cancel()
 	}
-	var log bytes.Buffer
-	if err := d.run(ctx, out, &log); err != nil {
-		t.Errorf("%v\n%s\n%s", err, &out.Buffer, &log)
+	if err := d.live(ctx); err != nil {
+		t.Errorf("%v\n%s", err, &out.Buffer)
 	}
 }
 
