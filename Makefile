@@ -29,6 +29,10 @@ demo: postgres build ## watch it at work, on a private database and simulated se
 test: postgres ## every test, with the race detector; DATABASE_URL may name the server for the tests' databases
 	$(GO) test -race ./...
 
+.PHONY: chaos
+chaos: postgres ## two replicas killed every few seconds for ten minutes, while both sides change and requests fail
+	$(GO) test -race -count=1 -v -timeout 40m -run 'ReplicasThatAreKilled' ./cmd/namebridge -chaos 10m
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (1m) each
 	@for package in $$($(GO) list ./...); do \

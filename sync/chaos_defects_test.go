@@ -173,7 +173,7 @@ func TestAWriteThatIsSettledWhileItIsLookedIntoEndsNoRun(t *testing.T) {
 			var once sync.Once
 			heirs.afterGet = func(string) {
 				once.Do(func() {
-					if _, err := w.db.Exec(context.Background(), `UPDATE journal SET state = 'unsent', before = NULL, settled_at = now() WHERE state = 'sending'`); err != nil {
+					if _, err := w.db.Exec(t.Context(), `UPDATE journal SET state = 'unsent', before = NULL, settled_at = now() WHERE state = 'sending'`); err != nil {
 						t.Error(err)
 					}
 				})
