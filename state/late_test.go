@@ -98,14 +98,15 @@ func TestTheLookbackDoublesUpToADayWhereWindowsMissRows(t *testing.T) {
 	if got := now().Lookback(configured); got != configured {
 		t.Errorf("at first it is %v", got)
 	}
-	for n, want := range []time.Duration{20, 40, 80, 160, 320, 640, 1280, 1440, 1440} {
+	for n, minutes := range []int{20, 40, 80, 160, 320, 640, 1280, 1440, 1440} {
+		want := time.Duration(minutes) * time.Minute
 		found := second(n)
 		bring(t, db, &found, participant("a@x", "E"))
 		if late := get[int64](t)(state.CountLate(t.Context(), db, "a", second(n+1), now().Lookback(configured), true)); late != 1 {
 			t.Fatalf("%d are late", late)
 		}
-		if got := now().Lookback(configured); got != want*time.Minute || now().LateFound != int64(n+1) {
-			t.Errorf("after %d it is %v, want %v; %d were missed", n+1, got, want*time.Minute, now().LateFound)
+		if got := now().Lookback(configured); got != want || now().LateFound != int64(n+1) {
+			t.Errorf("after %d it is %v, want %v; %d were missed", n+1, got, want, now().LateFound)
 		}
 		exec(t, db, `DELETE FROM participants`)
 	}

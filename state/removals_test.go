@@ -46,7 +46,7 @@ func TestARemovalIsWhoeverLosesARecordingOrAll(t *testing.T) {
 		return w
 	}
 	var (
-		clear   = state.Wanted{UserID: 1, Action: "clear"}
+		gone    = state.Wanted{UserID: 1, Action: "clear"}
 		nothing = state.Wanted{UserID: 1}
 		badge   = wanted("b", "")
 		voice   = wanted("b", "r")
@@ -57,9 +57,9 @@ func TestARemovalIsWhoeverLosesARecordingOrAll(t *testing.T) {
 		steps   []any
 		removal bool
 	}{
-		"everything":                          {[]any{voice, "written", clear}, true},
-		"everything, of a badge alone":        {[]any{badge, "written", clear}, true},
-		"everything, of somebody never seen":  {[]any{clear}, true},
+		"everything":                          {[]any{voice, "written", gone}, true},
+		"everything, of a badge alone":        {[]any{badge, "written", gone}, true},
+		"everything, of somebody never seen":  {[]any{gone}, true},
 		"the recording":                       {[]any{voice, "written", badge}, true},
 		"a recording that was there already":  {[]any{there(voice), badge}, true},
 		"nothing: a badge from the start":     {[]any{badge}, false},
@@ -68,17 +68,17 @@ func TestARemovalIsWhoeverLosesARecordingOrAll(t *testing.T) {
 		"nothing: a badge becomes a voice":    {[]any{badge, "written", voice}, false},
 		"nothing that ever stood there":       {[]any{voice, badge}, false},
 		"nothing: a badge was there already":  {[]any{there(badge), wanted("c", "")}, false},
-		"nothing after it was cleared":        {[]any{voice, "written", clear, "written", badge}, false},
+		"nothing after it was cleared":        {[]any{voice, "written", gone, "written", badge}, false},
 		"nothing after the recording is gone": {[]any{voice, "written", badge, "written", wanted("c", "")}, false},
 
 		"the recording, decided again":              {[]any{voice, "written", badge, badge}, true},
 		"the recording, and then another badge":     {[]any{voice, "written", badge, wanted("c", "")}, true},
-		"everything, decided again":                 {[]any{voice, "written", clear, clear}, true},
-		"everything, then the recording alone":      {[]any{voice, "written", clear, badge}, true},
+		"everything, decided again":                 {[]any{voice, "written", gone, gone}, true},
+		"everything, then the recording alone":      {[]any{voice, "written", gone, badge}, true},
 		"the recording, called off in between":      {[]any{voice, "written", nothing, badge}, true},
 		"the recording, called off and wanted anew": {[]any{voice, "written", badge, nothing, wanted("c", "")}, true},
 		"a new recording lifts it":                  {[]any{voice, "written", badge, wanted("b", "q")}, false},
-		"a new recording lifts a clear":             {[]any{voice, "written", clear, wanted("b", "q")}, false},
+		"a new recording lifts a clear":             {[]any{voice, "written", gone, wanted("b", "q")}, false},
 		"the recording after all":                   {[]any{voice, "written", badge, wanted("b", "q"), badge}, true},
 		"it is called off":                          {[]any{voice, "written", badge, nothing}, false},
 		"it stands there again":                     {[]any{voice, "written", badge, there(voice)}, false},

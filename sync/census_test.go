@@ -226,7 +226,7 @@ func TestACensusThatWasInterruptedAfterCountingHasCountedOnce(t *testing.T) {
 	t.Parallel()
 	w, users, rows := chorus(t, 3, simulator.Options{})
 	w.DeleteParticipant(rows[0])
-	w.UpdateParticipant(rows[1], func(p *simulator.Participant) { p.NameBadgeLink += "-new"; p.Updated = time.Now().Add(-48 * time.Hour) })
+	w.earlier(48*time.Hour, func() { w.RemoveRecording(rows[1]) })
 	ctx, interrupt := context.WithCancel(t.Context())
 	w.Change(func(o *simulator.Options) {
 		o.OnRequest = func(_ *simulator.Simulator, endpoint string, _ int) {

@@ -197,7 +197,7 @@ func TestAProbeMayDieAtAnyMoment(t *testing.T) {
 						t.Errorf("%d open entries with a before-image, want 1", n)
 					}
 					p.run(t, "doctor").ends(t, 0) // a warning
-					p.run(t, "sweep").ends(t, 0)
+					p.run(t, "backfill").ends(t, 0)
 					p.run(t, "doctor", "--probe-write", fmt.Sprint(user)).ends(t, 0)
 					if got, want := p.ForeignDigests(own...)[user], foreign[user]; got != want {
 						t.Errorf("the user is not as before: %s", p.UserOtherInfo(user))

@@ -122,7 +122,7 @@ var Variables = []Variable{
 		Name: "COLLECT_SCHEDULE", Default: "@every 5m", PerBridge: true,
 		Meaning: "When NameCoach is asked what is new: a cron expression, `@hourly` and the like, or `@every 5m`. In UTC, unless it begins with " +
 			"`CRON_TZ=Europe/Berlin` or the like",
-		set:     bridge(func(b *Bridge) *string { return &b.CollectSchedule }, schedule),
+		set: bridge(func(b *Bridge) *string { return &b.CollectSchedule }, schedule),
 	},
 	{
 		Name: "SWEEP_SCHEDULE", Default: "0 2 * * *", PerBridge: true,

@@ -63,7 +63,7 @@ func (p *probe) take(ctx context.Context, organization int64) (refusal *Finding,
 			return nil
 		case open:
 			refuse("the outcome of an earlier write to this user is not known yet",
-				"namebridge sweep --bridge "+p.bridge+" looks into it; then run it again")
+				"namebridge backfill --bridge "+p.bridge+" looks into it; then run it again")
 			return nil
 		}
 		if _, err := tx.Exec(ctx, `INSERT INTO workers (bridge, owner, host, heartbeat_at) VALUES ($1, $2, $3, now())`, p.bridge, p.owner, host); err != nil {

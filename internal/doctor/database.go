@@ -457,7 +457,7 @@ func (e *examination) standing(ctx context.Context, b config.Bridge) error {
 	if unsettled > 0 {
 		quiet = false
 		e.found(Warning, b.Name, Bridge, fmt.Sprintf("the outcome of %s is not known: a process ended on the way", count(unsettled, "write")),
-			"the daemon looks into it by itself, and so does: namebridge sweep --bridge "+b.Name)
+			"the daemon looks into it by itself, and so does: namebridge backfill --bridge "+b.Name)
 	}
 	if err := e.cutOff(ctx, b); err != nil {
 		return err

@@ -132,7 +132,7 @@ func (p *probe) measure(ctx context.Context) Finding {
 	}
 	switch {
 	case closing != nil:
-		return p.finding(Problem, "the next run of this bridge looks into it: namebridge sweep --bridge "+p.bridge,
+		return p.finding(Problem, "the next run of this bridge looks into it: namebridge backfill --bridge "+p.bridge,
 			"%s, but the database could not be told: %s", as, trouble(closing))
 	case err != nil:
 		return p.finding(Problem, cureOf(err), "the probe shows nothing: %s. %s", p.reason(err), as)
