@@ -163,7 +163,7 @@ func Adopt(ctx context.Context, q Querier, bridge string, run uuid.UUID, urgency
 
 // inOrder locks the users $2 of a bridge in one order, whoever asks and whatever the plan: two processes that update the same
 // users wait for each other instead of ending in a deadlock. Materialized and joined, it is done before the update.
-const inOrder = `locked AS MATERIALIZED (SELECT user_id FROM directory_users WHERE bridge = $1 AND user_id = ANY($2::bigint[]) ORDER BY user_id FOR UPDATE)`
+const inOrder = `locked AS MATERIALIZED (SELECT user_id, fence FROM directory_users WHERE bridge = $1 AND user_id = ANY($2::bigint[]) ORDER BY user_id FOR UPDATE)`
 
 // Withdraw says of claimed users that nothing is to be done for them now: they are held, or what stands there is not
 // ours. They are given back and no longer pending until something happens to them; what was wanted since the claim stays

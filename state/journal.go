@@ -97,7 +97,7 @@ type Outcome struct {
 // users back. A wish that is not the one applied stays pending, also where it was taken for fulfilled while the write was
 // on its way; a user that could be written is no longer held as unwritable. Where what was applied is not what is wanted by
 // now, the user is due to be decided on again: that was decided without knowing of it, and without a recording it is for the
-// guard to judge. Entries that another process has settled stay as they are.
+// guard to judge. What another process has taken over is left to that.
 func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) error {
 	n := len(outcomes)
 	users, fences, entries, states, notes := make([]int64, n), make([]int64, n), make([]int64, n), make([]string, n), make([]string, n)
@@ -108,10 +108,10 @@ func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) e
 	}
 	_, err := q.Exec(ctx, `WITH done AS (SELECT * FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::boolean[], $8::bigint[], $9::bytea[], $10::bytea[])
 				AS t(user_id, fence, entry, state, note, applied, version, digest, source)),
+		`+inOrder+`,
 		closed AS (UPDATE journal j SET state = done.state, note = nullif(done.note, ''), settled_at = now(),
 				before = CASE WHEN done.state = 'damaged' THEN j.before END
-			FROM done WHERE j.bridge = $1 AND j.entry = done.entry AND done.entry <> 0 AND j.state = 'sending'),
-		`+inOrder+`,
+			FROM done JOIN locked USING (user_id, fence) WHERE j.bridge = $1 AND j.entry = done.entry AND done.entry <> 0 AND j.state = 'sending'),
 		lifted AS (DELETE FROM holds h USING done WHERE h.bridge = $1 AND h.kind = 'user' AND h.subject = done.user_id::text
 			AND h.reason = 'unwritable' AND done.applied)
 		UPDATE directory_users d SET claim_owner = NULL,
