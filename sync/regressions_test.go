@@ -144,6 +144,38 @@ func TestACollectLetsNoPartOfASweepsRemovalsThrough(t *testing.T) {
 	}
 }
 
+// What a run wanted that was interrupted before it was judged can be let through with a later run, and hinders no approval of another.
+func TestRemovalsOfAnInterruptedRunCanStillBeApproved(t *testing.T) {
+	t.Parallel()
+	w, users, rows := chorus(t, 20, simulator.Options{})
+	w.settings.Guard = bridgesync.Guard{MaxClears: 3, MaxClearPercent: 2}
+	removed := func(rows []int64) {
+		w.settled(func() {
+			for _, row := range rows {
+				w.RemoveRecording(row)
+			}
+		})
+	}
+	removed(rows[:5])
+	first := w.run(t, state.Quarantined, func(b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Collect(t.Context()) })
+	removed(rows[5:10])
+	w.settled(func() { w.rename(rows[19], "Faculty") })
+	w.interrupted(t, "bln users.get", 1, collects)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if res, _, err := w.bridge(t).Approve(ctx, first.Run, "the first five"); err != nil || res.Written != 5 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if n := w.silenced(t, users[5:]); n > 0 {
+		t.Errorf("%d were let through with another run", n)
+	}
+	second := w.run(t, state.Quarantined, func(b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Sweep(t.Context()) })
+	if res, _, err := w.bridge(t).Approve(t.Context(), second.Run, "the other five"); err != nil || res.Status != state.Done {
+		t.Errorf("%+v, %v", res, err)
+	}
+	w.right(t)
+}
+
 // A plan does nothing: neither what the next collect would have written, nor what one has begun, is left out for it.
 func TestAPlanKeepsNoCollectFromWriting(t *testing.T) {
 	t.Parallel()
