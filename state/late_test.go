@@ -43,16 +43,16 @@ func TestARowThatASearchBroughtAndNoWindowIsLate(t *testing.T) {
 		steps []step
 		late  int64 // by second 20
 	}{
-		"a window brought it":                                                        {[]step{{0, "x"}}, 0},
-		"a search brought it":                                                        {[]step{{10, "x"}}, 1},
-		"a search brought it just now":                                               {[]step{{20, "x"}}, 0},
-		"two searches did":                                                           {[]step{{10, "x"}, {30, "x"}}, 1},
-		"a search, then a window":                                                    {[]step{{10, "x"}, {0, "x"}}, 0},
-		"a search, then a window that changes it":                                    {[]step{{10, "x"}, {0, "y"}}, 0},
-		"a window, then a search that shows it as it is":                             {[]step{{0, "x"}, {10, "x"}}, 0},
-		"a window, then a search that shows it changed":                              {[]step{{0, "x"}, {10, "y"}}, 1},
-		"a search, then one just now that shows it changed":                          {[]step{{10, "x"}, {20, "y"}}, 0},
-		"a window has brought what a search had, and then a search shows it changed": {[]step{{10, "x"}, {0, "x"}, {15, "y"}}, 1},
+		"a window brought it":                                     {[]step{{0, "x"}}, 0},
+		"a search brought it":                                     {[]step{{10, "x"}}, 1},
+		"a search brought it just now":                            {[]step{{20, "x"}}, 0},
+		"two searches did":                                        {[]step{{10, "x"}, {30, "x"}}, 1},
+		"a search, then a window":                                 {[]step{{10, "x"}, {0, "x"}}, 0},
+		"a search, then a window that changes it":                 {[]step{{10, "x"}, {0, "y"}}, 0},
+		"a window, then a search that shows it as it is":          {[]step{{0, "x"}, {10, "x"}}, 0},
+		"a window, then a search that shows it changed":           {[]step{{0, "x"}, {10, "y"}}, 1},
+		"a search, then one just now that shows it changed":       {[]step{{10, "x"}, {20, "y"}}, 0},
+		"a search, a window, then a search that shows it changed": {[]step{{10, "x"}, {0, "x"}, {15, "y"}}, 1},
 	} {
 		for _, s := range c.steps {
 			p := participant("a@x", "E")
