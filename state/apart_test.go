@@ -20,7 +20,7 @@ import (
 )
 
 // contents is everything that a bridge has in the database, as text by table: its rows, and the jobs in its queues.
-func contents(t testing.TB, db *pgxpool.Pool, bridge string) map[string]string {
+func contents(t testing.TB, db state.Querier, bridge string) map[string]string {
 	t.Helper()
 	rows, err := db.Query(t.Context(), `SELECT relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'bridge'
 		WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace ORDER BY relname`)

@@ -298,6 +298,8 @@ func TestWhoGivesTheSameUsersBackWaitsAndDoesNotDeadlock(t *testing.T) {
 // What was decided while a write was on its way was decided without knowing of it.
 func TestAWriteThatSettlesAsWhatIsNotWantedMakesItsUserDue(t *testing.T) {
 	t.Parallel()
+	db := directory(t, 1)
+	want(t, db, "a", "write", 1)
 	for name, c := range map[string]struct {
 		wish *state.Wanted
 		due  bool
@@ -306,28 +308,28 @@ func TestAWriteThatSettlesAsWhatIsNotWantedMakesItsUserDue(t *testing.T) {
 		"nothing is wanted by now": {&state.Wanted{UserID: 1}, true},
 		"another is wanted by now": {&state.Wanted{UserID: 1, Action: "write", Digest: []byte("other")}, true},
 	} {
-		db := directory(t, 1)
-		want(t, db, "a", "write", 1)
-		_, by := claim(t, db, live(t, db, "a"), 1)
-		claimed := by[1]
-		in := &state.Intent{Run: uuid.New(), UserID: 1, Fence: claimed.Fence, Action: "write", Version: claimed.Version, Source: []byte("voice"), Before: []byte(`{}`)}
-		must(t, state.Journal(t.Context(), db, "a", []*state.Intent{in}))
-		if c.wish != nil {
-			wish(t, db, "a", state.Wish{Urgency: state.BackfillPriority}, *c.wish)
-		}
-		exec(t, db, `UPDATE directory_users SET claim_owner = NULL, decide_due = false`)
-		open, err := state.ClaimOpen(t.Context(), db, "a", live(t, db, "a"), 1)
-		must(t, err)
-		if len(open) != 1 || open[0].Version != claimed.Version || string(open[0].Source) != "voice" {
-			t.Fatalf("%s: open is %+v", name, open)
-		}
-		must(t, state.Settle(t.Context(), db, "a", []state.Outcome{{
-			UserID: 1, Fence: open[0].Fence, Entry: in.Entry, State: state.Verified, Applied: true,
-			Version: open[0].Version, Digest: claimed.WantedDigest, Source: open[0].Source,
-		}}))
-		if due := value[bool](t, db, `SELECT decide_due FROM directory_users WHERE applied_source = 'voice'`); due != c.due {
-			t.Errorf("%s: due is %v", name, due)
-		}
+		undone(t, db, func(db pgx.Tx) {
+			_, by := claim(t, db, live(t, db, "a"), 1)
+			claimed := by[1]
+			in := &state.Intent{Run: uuid.New(), UserID: 1, Fence: claimed.Fence, Action: "write", Version: claimed.Version, Source: []byte("voice"), Before: []byte(`{}`)}
+			must(t, state.Journal(t.Context(), db, "a", []*state.Intent{in}))
+			if c.wish != nil {
+				wish(t, db, "a", state.Wish{Urgency: state.BackfillPriority}, *c.wish)
+			}
+			exec(t, db, `UPDATE directory_users SET claim_owner = NULL, decide_due = false`)
+			open, err := state.ClaimOpen(t.Context(), db, "a", live(t, db, "a"), 1)
+			must(t, err)
+			if len(open) != 1 || open[0].Version != claimed.Version || string(open[0].Source) != "voice" {
+				t.Fatalf("%s: open is %+v", name, open)
+			}
+			must(t, state.Settle(t.Context(), db, "a", []state.Outcome{{
+				UserID: 1, Fence: open[0].Fence, Entry: in.Entry, State: state.Verified, Applied: true,
+				Version: open[0].Version, Digest: claimed.WantedDigest, Source: open[0].Source,
+			}}))
+			if due := value[bool](t, db, `SELECT decide_due FROM directory_users WHERE applied_source = 'voice'`); due != c.due {
+				t.Errorf("%s: due is %v", name, due)
+			}
+		})
 	}
 }
 
@@ -367,26 +369,28 @@ func TestWithdrawingConcernsOnlyWhatWasClaimed(t *testing.T) {
 
 func TestASettledWriteIsTrimmedToItsFragment(t *testing.T) {
 	t.Parallel()
+	db := directory(t, 1)
+	want(t, db, "a", "write", 1)
 	for outcome, kept := range map[string]bool{state.Verified: false, state.Unsent: false, state.Restored: false, state.Damaged: true} {
 		for _, by := range []string{"Settle", "CloseEntry"} {
-			db := directory(t, 1)
-			want(t, db, "a", "write", 1)
-			_, claimed := claim(t, db, live(t, db, "a"), 1)
-			c := claimed[1]
-			in := &state.Intent{Run: uuid.New(), UserID: 1, Fence: c.Fence, Action: "write", Version: c.Version, Before: []byte(`{"a":1}`), BeforeFragment: []byte(`{"b":1}`), AfterFragment: []byte(`{"c":1}`)}
-			must(t, state.Journal(t.Context(), db, "a", []*state.Intent{in}))
-			if by == "Settle" {
-				must(t, state.Settle(t.Context(), db, "a", []state.Outcome{{UserID: 1, Fence: c.Fence, Entry: in.Entry, State: outcome}}))
-			} else {
-				must(t, state.CloseEntry(t.Context(), db, "a", in.Entry, outcome, "note"))
-				if err := state.CloseEntry(t.Context(), db, "a", in.Entry+1, outcome, "note"); !errors.Is(err, state.ErrStale) {
-					t.Errorf("an entry that is not there: %v", err)
+			undone(t, db, func(db pgx.Tx) {
+				_, claimed := claim(t, db, live(t, db, "a"), 1)
+				c := claimed[1]
+				in := &state.Intent{Run: uuid.New(), UserID: 1, Fence: c.Fence, Action: "write", Version: c.Version, Before: []byte(`{"a":1}`), BeforeFragment: []byte(`{"b":1}`), AfterFragment: []byte(`{"c":1}`)}
+				must(t, state.Journal(t.Context(), db, "a", []*state.Intent{in}))
+				if by == "Settle" {
+					must(t, state.Settle(t.Context(), db, "a", []state.Outcome{{UserID: 1, Fence: c.Fence, Entry: in.Entry, State: outcome}}))
+				} else {
+					must(t, state.CloseEntry(t.Context(), db, "a", in.Entry, outcome, "note"))
+					if err := state.CloseEntry(t.Context(), db, "a", in.Entry+1, outcome, "note"); !errors.Is(err, state.ErrStale) {
+						t.Errorf("an entry that is not there: %v", err)
+					}
 				}
-			}
-			got := value[string](t, db, `SELECT concat_ws('|', state, before IS NOT NULL, encode(before_fragment, 'escape'), encode(after_fragment, 'escape'), settled_at IS NOT NULL) FROM journal`)
-			if wanted := fmt.Sprintf(`%s|%s|{"b":1}|{"c":1}|t`, outcome, map[bool]string{true: "t", false: "f"}[kept]); got != wanted {
-				t.Errorf("%s by %s: %s, want %s", outcome, by, got, wanted)
-			}
+				got := value[string](t, db, `SELECT concat_ws('|', state, before IS NOT NULL, encode(before_fragment, 'escape'), encode(after_fragment, 'escape'), settled_at IS NOT NULL) FROM journal`)
+				if wanted := fmt.Sprintf(`%s|%s|{"b":1}|{"c":1}|t`, outcome, map[bool]string{true: "t", false: "f"}[kept]); got != wanted {
+					t.Errorf("%s by %s: %s, want %s", outcome, by, got, wanted)
+				}
+			})
 		}
 	}
 }

@@ -12,13 +12,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5"
 
 	"namebridge/state"
 )
 
 // staged has a census of bridge a want users cleared, and leaves it waiting for a person.
-func staged(t testing.TB, db *pgxpool.Pool, users ...int64) uuid.UUID {
+func staged(t testing.TB, db database, users ...int64) uuid.UUID {
 	t.Helper()
 	want(t, db, "a", "clear", users...)
 	run, _ := begin(t, db, state.NewRun{Kind: state.Census})
@@ -290,6 +290,7 @@ func TestARunIsApprovedByOnePerson(t *testing.T) {
 
 func TestOnlyAWaitingRunAndAFinishedPlanAreApproved(t *testing.T) {
 	t.Parallel()
+	db := fresh(t, "a")
 	for _, c := range []struct {
 		kind     state.Kind
 		status   state.RunStatus
@@ -305,23 +306,23 @@ func TestOnlyAWaitingRunAndAFinishedPlanAreApproved(t *testing.T) {
 		{state.Sweep, state.Running, false},
 	} {
 		t.Run(fmt.Sprint(c.kind, " ", c.status), func(t *testing.T) {
-			t.Parallel()
-			db := fresh(t, "a")
-			run, _ := begin(t, db, state.NewRun{Kind: c.kind, Phase: "first"})
-			if c.status != state.Running {
-				must(t, state.EndRun(t.Context(), db, "a", run, c.status, nil, ""))
-			}
-			before := contents(t, db, "a")
-			_, err := state.ApproveRun(t.Context(), db, "a", run.Run, "write", uuid.New(), "why")
-			if c.approved && err != nil || !c.approved && !errors.Is(err, state.ErrStale) {
-				t.Errorf("%v", err)
-			}
-			if diff := cmp.Diff(before, contents(t, db, "a")); !c.approved && diff != "" {
-				t.Error(diff)
-			}
+			undone(t, db, func(db pgx.Tx) {
+				run, _ := begin(t, db, state.NewRun{Kind: c.kind, Phase: "first"})
+				if c.status != state.Running {
+					must(t, state.EndRun(t.Context(), db, "a", run, c.status, nil, ""))
+				}
+				before := contents(t, db, "a")
+				_, err := state.ApproveRun(t.Context(), db, "a", run.Run, "write", uuid.New(), "why")
+				if c.approved && err != nil || !c.approved && !errors.Is(err, state.ErrStale) {
+					t.Errorf("%v", err)
+				}
+				if diff := cmp.Diff(before, contents(t, db, "a")); !c.approved && diff != "" {
+					t.Error(diff)
+				}
+			})
 		})
 	}
-	if _, err := state.ApproveRun(t.Context(), fresh(t, "a"), "a", uuid.New(), "write", uuid.New(), ""); !errors.Is(err, state.ErrStale) {
+	if _, err := state.ApproveRun(t.Context(), db, "a", uuid.New(), "write", uuid.New(), ""); !errors.Is(err, state.ErrStale) {
 		t.Errorf("one that is not there: %v", err)
 	}
 }
@@ -329,43 +330,44 @@ func TestOnlyAWaitingRunAndAFinishedPlanAreApproved(t *testing.T) {
 // A plan is data: whoever is in it is written when somebody wants that, by approving the plan or by a run of another kind.
 func TestPlannedUsersAreClaimedByNobodyUntilSomebodyWantsThemWritten(t *testing.T) {
 	t.Parallel()
+	db := directory(t, 2)
 	plan := state.Wish{Run: uuid.New(), Urgency: state.Planned}
 	planned := []state.Wanted{{UserID: 1, Action: "write", Digest: []byte("x")}, {UserID: 2, Action: "clear"}}
 	for name, c := range map[string]struct {
-		then func(t *testing.T, db *pgxpool.Pool)
+		then func(t *testing.T, db database)
 		want []int64
 	}{
-		"nobody does":    {func(*testing.T, *pgxpool.Pool) {}, nil},
-		"the plan again": {func(t *testing.T, db *pgxpool.Pool) { wish(t, db, "a", plan, planned...) }, nil},
-		"the guard":      {func(t *testing.T, db *pgxpool.Pool) { must(t, state.ReleaseRemovals(t.Context(), db, "a", uuid.Nil)) }, nil},
-		"a sweep wants it": {func(t *testing.T, db *pgxpool.Pool) {
+		"nobody does":    {func(*testing.T, database) {}, nil},
+		"the plan again": {func(t *testing.T, db database) { wish(t, db, "a", plan, planned...) }, nil},
+		"the guard":      {func(t *testing.T, db database) { must(t, state.ReleaseRemovals(t.Context(), db, "a", uuid.Nil)) }, nil},
+		"a sweep wants it": {func(t *testing.T, db database) {
 			wish(t, db, "a", state.Wish{Run: uuid.New(), Urgency: state.SweepPriority}, planned...)
 		}, []int64{1}},
-		"a sweep takes it up": {func(t *testing.T, db *pgxpool.Pool) {
+		"a sweep takes it up": {func(t *testing.T, db database) {
 			must(t, state.Adopt(t.Context(), db, "a", uuid.New(), state.SweepPriority))
 		}, []int64{1}},
-		"a person approves it": {func(t *testing.T, db *pgxpool.Pool) {
+		"a person approves it": {func(t *testing.T, db database) {
 			run := ended(t, db, state.Plan, state.Done).Run
 			must(t, state.StorePlanSteps(t.Context(), db, "a", run, []state.PlanStep{{UserID: 1, Action: "write", Version: 1}, {UserID: 2, Action: "clear", Version: 1}}))
 			get[state.Approval](t)(state.ApproveRun(t.Context(), db, "a", run, "write", uuid.New(), "why"))
 		}, []int64{1, 2}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			db := directory(t, 2)
-			if n := wish(t, db, "a", plan, planned...); n != 2 {
-				t.Errorf("%d are pending", n)
-			}
-			if n := get[int](t)(state.CountPending(t.Context(), db, "a")); n != 2 {
-				t.Errorf("%d are pending", n)
-			}
-			if r, err := state.CountRemovals(t.Context(), db, "a", plan.Run); r.Pending != 0 || err != nil {
-				t.Errorf("the guard judges %d removals of a plan, %v", r.Pending, err)
-			}
-			c.then(t, db)
-			if ids, _ := claim(t, db, live(t, db, "a"), 10); !slices.Equal(ids, c.want) {
-				t.Errorf("claimed: %v", ids)
-			}
+			undone(t, db, func(db pgx.Tx) {
+				if n := wish(t, db, "a", plan, planned...); n != 2 {
+					t.Errorf("%d are pending", n)
+				}
+				if n := get[int](t)(state.CountPending(t.Context(), db, "a")); n != 2 {
+					t.Errorf("%d are pending", n)
+				}
+				if r, err := state.CountRemovals(t.Context(), db, "a", plan.Run); r.Pending != 0 || err != nil {
+					t.Errorf("the guard judges %d removals of a plan, %v", r.Pending, err)
+				}
+				c.then(t, db)
+				if ids, _ := claim(t, db, live(t, db, "a"), 10); !slices.Equal(ids, c.want) {
+					t.Errorf("claimed: %v", ids)
+				}
+			})
 		})
 	}
 }

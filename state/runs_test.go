@@ -12,15 +12,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"namebridge/state"
 )
 
 // begin starts a run of bridge a, or joins the one that is running.
-func begin(t testing.TB, db *pgxpool.Pool, n state.NewRun) (run state.Run, started bool) {
+func begin(t testing.TB, db database, n state.NewRun) (run state.Run, started bool) {
 	t.Helper()
-	must(t, state.InTx(t.Context(), db, func(tx pgx.Tx) (err error) {
+	must(t, pgx.BeginFunc(t.Context(), db, func(tx pgx.Tx) (err error) {
 		run, started, err = state.StartRun(t.Context(), tx, "a", n)
 		return err
 	}))
@@ -28,7 +27,7 @@ func begin(t testing.TB, db *pgxpool.Pool, n state.NewRun) (run state.Run, start
 }
 
 // ended starts a run of bridge a and ends it.
-func ended(t testing.TB, db *pgxpool.Pool, kind state.Kind, status state.RunStatus) state.Run {
+func ended(t testing.TB, db database, kind state.Kind, status state.RunStatus) state.Run {
 	t.Helper()
 	run, started := begin(t, db, state.NewRun{Kind: kind, Phase: "first"})
 	if !started {
@@ -108,6 +107,7 @@ func TestProcessesThatStartAtOnceStartOneRun(t *testing.T) {
 
 func TestAFailedRunIsGoneOnWithFromItsFirstPhase(t *testing.T) {
 	t.Parallel()
+	db := fresh(t, "a")
 	since := second(0)
 	for name, c := range map[string]struct {
 		status state.RunStatus
@@ -124,33 +124,33 @@ func TestAFailedRunIsGoneOnWithFromItsFirstPhase(t *testing.T) {
 		"interrupted and still open": {state.Running, true, &since, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			db := fresh(t, "a")
-			owner := uuid.New()
-			n := state.NewRun{Kind: state.Plan, Since: &since, Phase: "first", Priority: state.BackfillPriority, Hosted: &owner}
-			run, _ := begin(t, db, n)
-			must(t, state.NextPhase(t.Context(), db, "a", at(run, "first"), "second"))
-			must(t, state.NoteStep(t.Context(), db, "a", at(run, "second"), state.Step{Place: json.RawMessage(`1`), Progress: json.RawMessage(`{}`), NameCoach: 5}))
-			must(t, state.StorePlanSteps(t.Context(), db, "a", run.Run, []state.PlanStep{{UserID: 1, Action: "write"}}))
-			if c.status != state.Running {
-				must(t, state.EndRun(t.Context(), db, "a", run, c.status, nil, "it did not work"))
-			}
-			other := uuid.New()
-			n.Since, n.Resume, n.Hosted, n.Priority = c.since, c.resume, &other, state.SweepPriority
-			again, started := begin(t, db, n)
-			if (again.Run == run.Run) != c.same || started == (c.status == state.Running) {
-				t.Fatalf("the same run %v, started %t: %+v", again.Run == run.Run, started, again)
-			}
-			if c.status != state.Failed || !c.same {
-				return
-			}
-			if again.Status != state.Running || again.Phase != "first" || again.Place != nil || again.Progress != nil || again.EndedAt != nil || again.Error != nil ||
-				again.ResumedAt == nil || *again.Hosted != other || again.Priority != state.SweepPriority || again.RequestsNamecoach != 5 {
-				t.Errorf("gone on with as %+v", again)
-			}
-			if written, _, err := state.CountPlanned(t.Context(), db, "a", run.Run); written != 0 || err != nil {
-				t.Errorf("%d users are in the plan already, %v: it may be that nothing is to be done for them by now", written, err)
-			}
+			undone(t, db, func(db pgx.Tx) {
+				owner := uuid.New()
+				n := state.NewRun{Kind: state.Plan, Since: &since, Phase: "first", Priority: state.BackfillPriority, Hosted: &owner}
+				run, _ := begin(t, db, n)
+				must(t, state.NextPhase(t.Context(), db, "a", at(run, "first"), "second"))
+				must(t, state.NoteStep(t.Context(), db, "a", at(run, "second"), state.Step{Place: json.RawMessage(`1`), Progress: json.RawMessage(`{}`), NameCoach: 5}))
+				must(t, state.StorePlanSteps(t.Context(), db, "a", run.Run, []state.PlanStep{{UserID: 1, Action: "write"}}))
+				if c.status != state.Running {
+					must(t, state.EndRun(t.Context(), db, "a", run, c.status, nil, "it did not work"))
+				}
+				other := uuid.New()
+				n.Since, n.Resume, n.Hosted, n.Priority = c.since, c.resume, &other, state.SweepPriority
+				again, started := begin(t, db, n)
+				if (again.Run == run.Run) != c.same || started == (c.status == state.Running) {
+					t.Fatalf("the same run %v, started %t: %+v", again.Run == run.Run, started, again)
+				}
+				if c.status != state.Failed || !c.same {
+					return
+				}
+				if again.Status != state.Running || again.Phase != "first" || again.Place != nil || again.Progress != nil || again.EndedAt != nil || again.Error != nil ||
+					again.ResumedAt == nil || *again.Hosted != other || again.Priority != state.SweepPriority || again.RequestsNamecoach != 5 {
+					t.Errorf("gone on with as %+v", again)
+				}
+				if written, _, err := state.CountPlanned(t.Context(), db, "a", run.Run); written != 0 || err != nil {
+					t.Errorf("%d users are in the plan already, %v: it may be that nothing is to be done for them by now", written, err)
+				}
+			})
 		})
 	}
 }
@@ -260,6 +260,7 @@ func TestWhatIsWrittenIsProgressOfItsPhaseOnlyWhileItsRunWrites(t *testing.T) {
 // Who waits for a run ends it when interrupted. So nobody may take it from a process that lives, nor from the daemon.
 func TestARunIsHostedAnewOnlyWhereItsHostIsGone(t *testing.T) {
 	t.Parallel()
+	db := fresh(t, "a")
 	for name, c := range map[string]struct {
 		silent float64 // seconds since the host's last sign of life; negative: the run is the daemon's
 		ended  bool
@@ -272,27 +273,27 @@ func TestARunIsHostedAnewOnlyWhereItsHostIsGone(t *testing.T) {
 		"it was ended already": {state.Lease + 1, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			db := fresh(t, "a")
-			host, other := live(t, db, "a"), live(t, db, "a")
-			n := state.NewRun{Kind: state.Sweep}
-			if c.silent >= 0 {
-				n.Hosted = &host
-			}
-			run, _ := begin(t, db, n)
-			silence(t, db, host, c.silent)
-			if c.ended {
-				must(t, state.EndRun(t.Context(), db, "a", run, state.Failed, nil, ""))
-			}
-			before := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
-			must(t, state.HostRun(t.Context(), db, "a", run.Run, other))
-			after := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
-			if c.taken {
-				before.Hosted = &other
-			}
-			if diff := cmp.Diff(before, after); diff != "" {
-				t.Error(diff)
-			}
+			undone(t, db, func(db pgx.Tx) {
+				host, other := live(t, db, "a"), live(t, db, "a")
+				n := state.NewRun{Kind: state.Sweep}
+				if c.silent >= 0 {
+					n.Hosted = &host
+				}
+				run, _ := begin(t, db, n)
+				silence(t, db, host, c.silent)
+				if c.ended {
+					must(t, state.EndRun(t.Context(), db, "a", run, state.Failed, nil, ""))
+				}
+				before := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
+				must(t, state.HostRun(t.Context(), db, "a", run.Run, other))
+				after := get[state.Run](t)(state.GetRun(t.Context(), db, "a", run.Run))
+				if c.taken {
+					before.Hosted = &other
+				}
+				if diff := cmp.Diff(before, after); diff != "" {
+					t.Error(diff)
+				}
+			})
 		})
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -139,27 +138,5 @@ func TestWhatOneProcessFiresIsNobodyElsesUntilItFails(t *testing.T) {
 	}
 	if kind, err := fire(t, db); kind != state.Sweep || err != nil {
 		t.Errorf("what failed is not due: %s, %v", kind, err)
-	}
-}
-
-// A person who has lifted a halt need not wait for the next minute.
-func TestLiftingAHaltMakesHousekeepingDueAndNothingElse(t *testing.T) {
-	t.Parallel()
-	db := fresh(t, "a")
-	schedule(t, db, state.Housekeeping, "@every 1m", 50)
-	schedule(t, db, state.Sweep, "0 2 * * *", 50)
-	if err := state.Resume(t.Context(), db, "a", "why"); !errors.Is(err, state.ErrNotFound) {
-		t.Fatal(err)
-	}
-	if _, err := fire(t, db); !errors.Is(err, state.ErrNotFound) {
-		t.Errorf("it was not halted, and yet something is due: %v", err)
-	}
-	must(t, state.Halt(t.Context(), db, "a", "reason", uuid.New()))
-	must(t, state.Resume(t.Context(), db, "a", "why"))
-	if kind, err := fire(t, db); kind != state.Housekeeping || err != nil {
-		t.Errorf("due is %s, %v", kind, err)
-	}
-	if kind, err := fire(t, db); !errors.Is(err, state.ErrNotFound) {
-		t.Errorf("due is %s too, %v", kind, err)
 	}
 }

@@ -67,8 +67,15 @@ func get[T any](t testing.TB) func(T, error) T {
 	}
 }
 
-// undone does something of which nothing stays.
-func undone(t testing.TB, db *pgxpool.Pool, do func(tx pgx.Tx)) {
+// database is a pool or, within undone, a transaction.
+type database interface {
+	state.Querier
+	state.Copier
+	Begin(ctx context.Context) (pgx.Tx, error)
+}
+
+// undone does something of which nothing stays: cases need no database each.
+func undone(t testing.TB, db database, do func(tx pgx.Tx)) {
 	t.Helper()
 	tx := get[pgx.Tx](t)(db.Begin(t.Context()))
 	defer func() { must(t, tx.Rollback(t.Context())) }()
