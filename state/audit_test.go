@@ -134,3 +134,20 @@ func TestWhatAnAuditFindsRemovedIsWantedAgain(t *testing.T) {
 		t.Errorf("the next audit is at %v", at)
 	}
 }
+
+// One who cannot be read must not be in the way of the others, sweep after sweep.
+func TestWhoCannotBeReadIsAuditedADayLater(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 3)
+	shown(t, db, "x", 1, 2, 3)
+	exec(t, db, `UPDATE directory_users SET audit_at = now() - user_id * interval '1 hour'`)
+	must(t, state.PostponeAudits(t.Context(), db, "a", []int64{3, 1}))
+	if got := audits(t, db, 10); !slices.Equal(got, []int64{2}) {
+		t.Errorf("due: %v", got)
+	}
+	exec(t, db, `UPDATE directory_users SET audit_at = audit_at - interval '1 day'`)
+	if got := audits(t, db, 10); len(got) != 3 {
+		t.Errorf("a day later: %v", got)
+	}
+	must(t, state.PostponeAudits(t.Context(), db, "a", nil))
+}

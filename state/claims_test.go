@@ -197,6 +197,33 @@ func TestWhoIsClaimedAndWhoIsNot(t *testing.T) {
 	}
 }
 
+// A process that stops in the middle gives back what it has not begun, and nothing else.
+func TestClaimsAreGivenBackAsFarAsTheyAreNamed(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 4)
+	want(t, db, "a", "write", 1, 2, 3, 4)
+	owner, other := live(t, db, "a"), live(t, db, "a")
+	_, by := claim(t, db, owner, 3)
+	claim(t, db, other, 1)
+	claimed := func() string {
+		t.Helper()
+		return value[string](t, db, `SELECT coalesce(string_agg(user_id::text, ' ' ORDER BY user_id), '') FROM directory_users WHERE claim_owner IS NOT NULL`)
+	}
+	must(t, state.ReleaseClaimed(t.Context(), db, "a", []int64{3, 1, 2}, []int64{by[3].Fence, by[1].Fence, by[2].Fence + 1}))
+	if got := claimed(); got != "2 4" {
+		t.Errorf("claimed are %s", got)
+	}
+	claim(t, db, owner, 2)
+	must(t, state.ReleaseBut(t.Context(), db, "a", owner, []int64{3}))
+	if got := claimed(); got != "3 4" {
+		t.Errorf("claimed are %s", got)
+	}
+	must(t, state.ReleaseBut(t.Context(), db, "a", owner, nil))
+	if got := claimed(); got != "4" {
+		t.Errorf("claimed are %s", got)
+	}
+}
+
 // userRows is everything known of the users, as text.
 func userRows(t testing.TB, db state.Querier) string {
 	t.Helper()
@@ -222,6 +249,7 @@ func TestAStaleFenceChangesNothing(t *testing.T) {
 	must(t, state.Settle(t.Context(), db, "a", []state.Outcome{{UserID: 1, Fence: stale, Applied: true, Version: 1, Digest: []byte("x"), Source: []byte("y")}}))
 	must(t, state.Withdraw(t.Context(), db, "a", []state.Claimed{{UserID: 1, Fence: stale}}))
 	must(t, state.Unclaim(t.Context(), db, "a", 1, stale))
+	must(t, state.ReleaseClaimed(t.Context(), db, "a", []int64{1, 2}, []int64{stale, stale}))
 	must(t, state.Release(t.Context(), db, "a", dead))
 	if diff := cmp.Diff(before, userRows(t, db)); diff != "" {
 		t.Errorf("changed: %s", diff)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -159,6 +160,39 @@ func TestStoringAndLinkingTakeTurns(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// Whoever has asked about everybody at a moment must know who has come since, whichever transaction began first.
+func TestAMomentDividesTheRowsThatWereStoredBeforeFromThoseAfter(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a")
+	var at time.Time
+	moment := func() error {
+		return state.InTx(t.Context(), db, func(tx pgx.Tx) (err error) {
+			exec(t, tx, `SET LOCAL lock_timeout = '50ms'`)
+			at, err = state.Moment(t.Context(), tx, "a")
+			return err
+		})
+	}
+	store(t, db, "a", participant("before@x", "E"))
+	undone(t, db, func(early pgx.Tx) { // begun before the moment, to store after it
+		value[time.Time](t, early, `SELECT now()`)
+		must(t, moment())
+		if before := get[[]state.PersonKeys](t)(state.NextPeople(t.Context(), db, "a", "", 10, true, nil)); !before[0].ChangedAt.Before(at) {
+			t.Errorf("stored before %v, at %v", at, before[0].ChangedAt)
+		}
+		must(t, state.LockParticipants(t.Context(), early, "a"))
+		reading := reading()
+		must(t, state.StageParticipants(t.Context(), early, "a", &reading, []state.Participant{participant("after@x", "E")}))
+		get[int64](t)(state.StoreStaged(t.Context(), early, "a", reading, state.Bringing{By: uuid.New()}))
+		if after := get[[]state.PersonKeys](t)(state.NextPeople(t.Context(), early, "a", "", 10, true, nil)); !after[0].ChangedAt.After(at) {
+			t.Errorf("stored after %v, at %v", at, after[0].ChangedAt)
+		}
+		var pg *pgconn.PgError
+		if err := moment(); !errors.As(err, &pg) || pg.Code != "55P03" {
+			t.Errorf("there is a moment while rows are stored: %v", err)
+		}
+	})
 }
 
 // Text is made storable before it gets here: what Postgres refuses fails loudly and stores nothing.

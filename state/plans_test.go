@@ -208,6 +208,10 @@ func TestBatchesUseIndexesAmongManyUsers(t *testing.T) {
 				"NextAudits": asks(func(ctx context.Context, q state.Querier) ([]state.AuditedUser, error) {
 					return state.NextAudits(ctx, q, "a", 100)
 				}),
+				"CountPendingOf": asks(func(ctx context.Context, q state.Querier) (int, error) {
+					return state.CountPendingOf(ctx, q, "a", run, state.BackfillPriority)
+				}),
+				"AnyUnjudged": asks(func(ctx context.Context, q state.Querier) (bool, error) { return state.AnyUnjudged(ctx, q, "a", run) }),
 				"CountLate": asks(func(ctx context.Context, q state.Querier) (int64, error) {
 					return state.CountLate(ctx, q, "a", time.Now(), time.Minute, true)
 				}),

@@ -386,3 +386,20 @@ func TestAPlanDoesNotKeepOthersFromWriting(t *testing.T) {
 		t.Errorf("claimed: %+v", cs)
 	}
 }
+
+// A plan is asked for while the daemon works: what it has looked at must not wait for the next sweep because of that.
+func TestAPlanLeavesEverythingDue(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 4)
+	exec(t, db, `UPDATE directory_users SET decide_due = user_id < 4`)
+	there := state.Wanted{UserID: 2, Action: "write", Digest: []byte("x"), There: true}
+	decisions := []state.Wanted{{UserID: 1, Action: "write", Digest: []byte("x")}, there, {UserID: 3}, {UserID: 4}}
+	wish(t, db, "a", state.Wish{Run: uuid.New(), Urgency: state.Planned}, decisions...)
+	if due := dueUsers(t, db); !slices.Equal(due, []int64{1, 2, 3}) {
+		t.Errorf("after a plan these are due: %v", due)
+	}
+	wish(t, db, "a", state.Wish{Run: uuid.New(), Urgency: state.CollectPriority}, decisions...)
+	if due := dueUsers(t, db); len(due) != 0 {
+		t.Errorf("after a collect these are due: %v", due)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"namebridge/state"
 )
@@ -225,6 +226,70 @@ func TestAStepOfARunThatWasEndedOrIsElsewhereDoesNotCount(t *testing.T) {
 	must(t, state.CountRequests(ctx, db, "a", run.Run, 1, 1))
 	if r := get[state.Run](t)(state.GetRun(ctx, db, "a", run.Run)); r.RequestsNamecoach != 3 || r.RequestsBLN != 5 {
 		t.Errorf("%d and %d requests", r.RequestsNamecoach, r.RequestsBLN)
+	}
+}
+
+// A job may come forward long after others have given its run up, and gone on with it.
+func TestWhoKnewARunBeforeItWasGoneOnWithCannotMoveIt(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 1)
+	for name, again := range map[string]func(db database) (was state.Run){
+		"it had failed": func(db database) state.Run {
+			was, _ := begin(t, db, state.NewRun{Kind: state.Sweep, Phase: "write"})
+			must(t, state.EndRun(t.Context(), db, "a", was, state.Failed, nil, ""))
+			if now, started := begin(t, db, state.NewRun{Kind: state.Sweep, Phase: "write", Resume: true}); !started || now.Run != was.Run {
+				t.Fatal("it was not gone on with")
+			}
+			return was
+		},
+		"a person has approved it": func(db database) state.Run {
+			run := staged(t, db, 1)
+			was := stored(t, db, "a", run)
+			was.Phase = "write"
+			get[state.Approval](t)(state.ApproveRun(t.Context(), db, "a", run, "write", uuid.New(), "why"))
+			return was
+		},
+	} {
+		undone(t, db, func(db pgx.Tx) {
+			was := again(db)
+			before := contents(t, db, "a")
+			for what, err := range map[string]error{
+				"noted":  state.NoteStep(t.Context(), db, "a", was, state.Step{Place: json.RawMessage(`1`)}),
+				"moved":  state.NextPhase(t.Context(), db, "a", was, "link"),
+				"ended":  state.EndRun(t.Context(), db, "a", was, state.Done, nil, ""),
+				"failed": state.EndRun(t.Context(), db, "a", was, state.Failed, nil, ""),
+			} {
+				if !errors.Is(err, state.ErrStale) {
+					t.Errorf("%s: it was %s: %v", name, what, err)
+				}
+			}
+			if diff := cmp.Diff(before, contents(t, db, "a")); diff != "" {
+				t.Errorf("%s: %s", name, diff)
+			}
+			must(t, state.NoteStep(t.Context(), db, "a", stored(t, db, "a", was.Run), state.Step{Place: json.RawMessage(`1`)}))
+		})
+	}
+}
+
+func TestALockedRunIsMovedByNobodyElse(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a")
+	run, _ := begin(t, db, state.NewRun{Kind: state.Sweep, Phase: "list"})
+	undone(t, db, func(tx pgx.Tx) {
+		if locked := get[state.Run](t)(state.LockRun(t.Context(), tx, "a", run.Run)); locked.Run != run.Run || locked.Phase != "list" {
+			t.Errorf("locked: %+v", locked)
+		}
+		undone(t, db, func(other pgx.Tx) {
+			exec(t, other, `SET LOCAL lock_timeout = '50ms'`)
+			var pg *pgconn.PgError
+			if err := state.NextPhase(t.Context(), other, "a", run, "link"); !errors.As(err, &pg) || pg.Code != "55P03" {
+				t.Errorf("moved meanwhile: %v", err)
+			}
+		})
+		must(t, state.NextPhase(t.Context(), tx, "a", run, "link"))
+	})
+	if _, err := state.LockRun(t.Context(), db, "a", uuid.New()); !errors.Is(err, state.ErrNotFound) {
+		t.Errorf("one that is not there: %v", err)
 	}
 }
 
