@@ -121,7 +121,10 @@ func PendingOf(ctx context.Context, q Querier, bridge string, run uuid.UUID, urg
 		-- Who turns out to be gone is claimed until its people are looked at.
 		y AS MATERIALIZED (SELECT ready, NOT ready AND (EXISTS (SELECT 1 FROM directory_users d
 				WHERE d.bridge = $1 AND d.urgency <= $2 AND `+pending+` AND d.wanted_run = $3 AND NOT `+free+`)
-			OR EXISTS (SELECT 1 FROM directory_users d WHERE d.bridge = $1 AND d.gone_at IS NOT NULL AND d.wanted_run = $3 AND NOT `+free+`)) AS claimed FROM x)
+			OR EXISTS (SELECT 1 FROM directory_users d WHERE d.bridge = $1 AND d.gone_at IS NOT NULL AND d.wanted_run = $3 AND NOT `+free+`)
+			-- A decision that took a user for right while a write was on its way is made anew when that has landed.
+			OR EXISTS (SELECT 1 FROM journal o JOIN directory_users d ON d.bridge = $1 AND d.user_id = o.user_id
+				WHERE o.bridge = $1 AND o.state = 'sending' AND o.run = $3 AND NOT `+free+`)) AS claimed FROM x)
 		SELECT ready, claimed, CASE WHEN NOT ready AND NOT claimed THEN (SELECT min(retry_at) FROM directory_users d
 			WHERE d.bridge = $1 AND d.urgency <= $2 AND `+pending+` AND d.wanted_run = $3 AND NOT `+ripe+`) END AS retry FROM y`, bridge, urgency, run))
 	if err != nil {

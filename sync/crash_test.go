@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"namebridge/bln"
@@ -613,7 +614,8 @@ func TestAWishThatChangesWhileAWriteIsOnItsWayIsCarriedOutAfterIt(t *testing.T) 
 				once.Do(func() {
 					next := []byte(`{"name_badge_link":"https://www.name-coach.com/next","recording_link":null,"recording_id":null,"recording_date":null,"event_title":null}`)
 					link := "https://www.name-coach.com/next"
-					_, err := state.StoreWanted(t.Context(), w.db, "default", state.Wish{Urgency: state.BackfillPriority}, []state.Wanted{{
+					wish := state.Wish{Run: value[uuid.UUID](t, w, `SELECT run FROM runs`), Urgency: state.BackfillPriority}
+					_, err := state.StoreWanted(t.Context(), w.db, "default", wish, []state.Wanted{{
 						UserID: 1, Action: "write", Value: next,
 						Digest: bridgesync.Fragment{"name_badge_link": &link}.Digest(), Source: []byte("next"), There: there,
 					}})

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	ossignal "os/signal"
 	"runtime"
 	"strings"
 	"sync"
@@ -48,6 +49,10 @@ func signalled(t *testing.T, signal syscall.Signal) (said string, ended error) {
 	binary := namebridge(t)
 	c := exec.CommandContext(t.Context(), binary+"-demo", "demo", "--users", "60", "--for", "1h", "--binary", binary)
 	c.Env = append(os.Environ(), "DATABASE_URL="+testdb.URL(t, nil))
+	// Under nohup the program ignores a hangup, as it should: caught here, it is not ignored by our children.
+	caught := make(chan os.Signal, 1)
+	ossignal.Notify(caught, syscall.SIGHUP)
+	defer ossignal.Stop(caught)
 	out := &watched{text: "→ in BLN", seen: make(chan struct{})}
 	c.Stdout, c.Stderr = out, out
 	if err := c.Start(); err != nil {

@@ -534,7 +534,7 @@ func TestEachProblemIsFoundByItselfAndNamesItsCure(t *testing.T) {
 			do: both(
 				sql(`INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep) VALUES ('default', 5, '', '', '', 1)`),
 				sql(`INSERT INTO journal (bridge, run, user_id, fence, action, state) VALUES ('default', $1, 5, 1, 'write', 'sending')`, uuid.New())),
-			want: []want{{doctor.Warning, doctor.Bridge, "the outcome of 1 write is not known", "sweep"}},
+			want: []want{{doctor.Warning, doctor.Bridge, "the outcome of 1 write is not known", "namebridge backfill"}},
 		},
 		"a probe cut off": {
 			do: sql(`INSERT INTO runs (bridge, run, kind, status, counts) VALUES ('default', $1, 'probe', 'failed', '{"user": 12, "left": true}')`, uuid.New()),
