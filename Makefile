@@ -27,7 +27,7 @@ demo: postgres build ## watch it at work, on a private database and simulated se
 
 .PHONY: test
 test: postgres ## every test, with the race detector; DATABASE_URL may name the server for the tests' databases
-	$(GO) test -race ./...
+	$(GO) test -race -parallel 4 ./... # many tests wait for leases and retries more than they compute
 
 .PHONY: chaos
 chaos: postgres ## two replicas killed every few seconds for ten minutes, while both sides change and requests fail

@@ -122,10 +122,7 @@ type cable struct {
 // cable gives a pool whose connections go through it.
 func (w *world) cable(t *testing.T) (*cable, *pgxpool.Pool) {
 	t.Helper()
-	cfg, err := pgxpool.ParseConfig(w.db.Config().ConnString())
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg := w.db.Config()
 	c := &cable{to: net.JoinHostPort(cfg.ConnConfig.Host, fmt.Sprint(cfg.ConnConfig.Port)), open: map[net.Conn]bool{}, pass: make(chan struct{})}
 	close(c.pass)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -344,6 +344,9 @@ func TestAHaltedBridgeStartsNothingAndGoesOnWhenItIsResumed(t *testing.T) {
 		if n := value[int](t, w, `SELECT count(*) FROM runs WHERE status = 'running'`); n > 0 || w.asked("bln users.put") < 10 {
 			return fmt.Sprintf("%d runs go on, %d PUTs", n, w.asked("bln users.put"))
 		}
+		if n := value[int](t, w, `SELECT count(*) FROM directory_users WHERE claim_owner IS NOT NULL`); n > 0 {
+			return fmt.Sprintf("%d users are still at work on", n)
+		}
 		return ""
 	})
 	puts, runs := w.asked("bln users.put"), value[int](t, w, `SELECT count(*) FROM runs`)

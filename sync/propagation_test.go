@@ -157,7 +157,8 @@ func TestAUserWhoCannotBeWrittenKeepsNobodyWaiting(t *testing.T) {
 	w.settings.Schedules = ticks(map[state.Kind]time.Duration{state.Collect: 2 * time.Second})
 	f := &failing{path: "/users/1"}
 	f.on.Store(true)
-	serve(t, w.process(t, w.BLNURL(), w.db, f)).ready(t)
+	s := serve(t, w.process(t, w.BLNURL(), w.db, f))
+	s.ready(t)
 	w.rename(1, "In vain")
 	eventually(t, patience, func() string {
 		if f.n.Load() == 0 {
@@ -174,5 +175,6 @@ func TestAUserWhoCannotBeWrittenKeepsNobodyWaiting(t *testing.T) {
 	}
 	f.on.Store(false)
 	eventually(t, patience, w.wrong)
+	s.stop()
 	w.settledJournal(t)
 }

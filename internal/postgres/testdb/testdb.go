@@ -23,20 +23,16 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"namebridge/internal/postgres"
+	"namebridge/state"
 )
 
 // Migrate brings the database at databaseURL to the schema that a test needs.
 type Migrate func(ctx context.Context, databaseURL string) error
 
-// New is a pool of connections to a fresh database that migrate (a top-level function; nil for none) has run on. Both end with the test.
+// New is a pool of connections, as a process has it, to a fresh database that migrate (a top-level function; nil for none) has run on. Both end with the test.
 func New(t testing.TB, migrate Migrate) *pgxpool.Pool {
 	t.Helper()
-	cfg, err := pgxpool.ParseConfig(URL(t, migrate))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.MaxConns = 16 // as a process has
-	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	pool, err := state.Open(t.Context(), URL(t, migrate), 1)
 	if err != nil {
 		t.Fatalf("connect to the test's database: %v", err)
 	}
