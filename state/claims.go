@@ -96,7 +96,7 @@ func ClaimOpen(ctx context.Context, q Querier, bridge string, owner uuid.UUID, l
 			ORDER BY d.user_id LIMIT $3 FOR UPDATE OF d SKIP LOCKED),
 		claimed AS (UPDATE directory_users SET claim_owner = $2, fence = fence + 1 FROM next WHERE bridge = $1 AND user_id = next.id
 			RETURNING user_id, fence, attempts)
-		SELECT j.entry, j.run, j.user_id, claimed.fence, claimed.attempts, now() - j.created_at AS age, j.before, j.after_fragment, j.version, j.source
+		SELECT j.entry, j.run, j.user_id, j.action, claimed.fence, claimed.attempts, now() - j.created_at AS age, j.before, j.after_fragment, j.version, j.source
 		FROM claimed JOIN journal j ON j.bridge = $1 AND j.user_id = claimed.user_id AND j.state = 'sending'
 		ORDER BY j.user_id, j.entry`, bridge, owner, limit))
 	if err != nil {

@@ -72,6 +72,7 @@ type OpenEntry struct {
 	Entry         int64
 	Run           uuid.UUID
 	UserID        int64
+	Action        string
 	Fence         int64 // of the claim made to look into it
 	Attempts      int   // made at the user since something last succeeded
 	Age           time.Duration

@@ -625,7 +625,7 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 	case !w.alive():
 		return false, errLease
 	case w.stopped.Load(), ctx.Err() != nil:
-		return false, errors.Join(ctx.Err(), w.closeUnsent(work, intent.Entry, "not sent: the run was stopping"))
+		return false, errors.Join(ctx.Err(), w.closeUnsent(work, intent.Entry, intent.Action, "not sent: the run was stopping"))
 	}
 	answer, putErr := w.BLN.UpdateOtherInfo(work, c.UserID, m.send, read)
 	// A crash here leaves the entry open: the next process reads the user and compares it with the before-image.
@@ -634,7 +634,7 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 	case w.over.Err() != nil:
 		return false, errLease
 	case heldUp(putErr):
-		return w.unsent(work, intent.Entry, putErr, "held up: the user is read anew")
+		return w.unsent(work, intent, putErr, "held up: the user is read anew")
 	case errors.As(putErr, &refused) && !refused.Unknown:
 		return false, w.refused(work, c, intent, refused, putErr, rest)
 	case putErr == nil && w.confirms(answer, c, m):
@@ -649,19 +649,19 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 	damage := w.damage(m.before, now)
 	switch {
 	case hasMissing(damage), len(damage) > 0 && (landed || putErr == nil):
-		return false, w.restore(c.Run, c.UserID, intent.Entry, m.before, now, damage, false)
+		return false, w.restore(state.OpenEntry{Entry: intent.Entry, Run: c.Run, UserID: c.UserID, Action: c.Action}, m.before, now, damage, false)
 	case landed:
 		return false, w.verify(c, intent)
 	case putErr != nil:
-		return w.unsent(work, intent.Entry, putErr, "no answer, and nothing of it was to be seen")
+		return w.unsent(work, intent, putErr, "no answer, and nothing of it was to be seen")
 	default:
-		return w.unsent(work, intent.Entry, errors.New("BLN accepted the write but does not show it"), "accepted, but not to be seen")
+		return w.unsent(work, intent, errors.New("BLN accepted the write but does not show it"), "accepted, but not to be seen")
 	}
 }
 
 // unsent closes the entry of a write that may be tried again for err.
-func (w *writer) unsent(ctx context.Context, entry int64, err error, note string) (again bool, _ error) {
-	if closing := w.closeUnsent(ctx, entry, note); closing != nil {
+func (w *writer) unsent(ctx context.Context, in *state.Intent, err error, note string) (again bool, _ error) {
+	if closing := w.closeUnsent(ctx, in.Entry, in.Action, note); closing != nil {
 		return false, errors.Join(err, closing)
 	}
 	return true, err
@@ -704,8 +704,13 @@ func database(err error) error {
 	return fmt.Errorf("%w: %w", errDatabase, err)
 }
 
-func (w *writer) closeUnsent(ctx context.Context, entry int64, note string) error {
-	return database(state.CloseEntry(ctx, w.DB, w.Name, entry, state.Unsent, note))
+// closeUnsent closes the entry of a write that never arrived.
+func (w *writer) closeUnsent(ctx context.Context, entry int64, action, note string) error {
+	if err := state.CloseEntry(ctx, w.DB, w.Name, entry, state.Unsent, note); err != nil {
+		return database(err)
+	}
+	w.Metrics.Written(w.Name, action, state.Unsent)
+	return nil
 }
 
 // settleThere notes that what is wanted of a user stands there already.
@@ -715,14 +720,22 @@ func (w *writer) settleThere(c state.Claimed) error {
 
 func (w *writer) verify(c state.Claimed, in *state.Intent) error {
 	w.verified.Add(1)
-	w.Metrics.Written(w.Name, c.Action, state.Verified)
 	if c.Window != nil {
 		w.Metrics.Propagated(w.Name, w.serverNow().Sub(*c.Window))
 	}
-	return database(w.settle.Do(state.Outcome{
-		UserID: c.UserID, Fence: c.Fence, Entry: in.Entry, State: state.Verified,
-		Applied: true, Version: c.Version, Digest: c.WantedDigest, Source: c.WantedSource,
-	}))
+	return w.settleVerified(c.Action, state.Outcome{
+		UserID: c.UserID, Fence: c.Fence, Entry: in.Entry, Version: c.Version, Digest: c.WantedDigest, Source: c.WantedSource,
+	})
+}
+
+// settleVerified settles a write that was seen to be as it should.
+func (w *writer) settleVerified(action string, o state.Outcome) error {
+	o.State, o.Applied = state.Verified, true
+	if err := w.settle.Do(o); err != nil {
+		return database(err)
+	}
+	w.Metrics.Written(w.Name, action, state.Verified)
+	return nil
 }
 
 // confirms says whether the answer to a write shows all that must be seen. One that leaves our keys out shows nothing of
@@ -738,7 +751,7 @@ func (w *writer) confirms(answer bln.User, c state.Claimed, m merged) bool {
 
 // refused is what a write comes to that BLN has certainly not carried out.
 func (w *writer) refused(ctx context.Context, c state.Claimed, in *state.Intent, e *httpapi.Error, putErr error, rest *remains) error {
-	if err := w.closeUnsent(ctx, in.Entry, fmt.Sprintf("refused with %d %s", e.Status, e.Code)); err != nil {
+	if err := w.closeUnsent(ctx, in.Entry, in.Action, fmt.Sprintf("refused with %d %s", e.Status, e.Code)); err != nil {
 		return err
 	}
 	switch {

@@ -3,12 +3,16 @@ package sync_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"namebridge/bln"
+	"namebridge/internal/metrics"
 	"namebridge/internal/simulator"
 	"namebridge/state"
 	bridgesync "namebridge/sync"
@@ -58,6 +62,35 @@ func (w *world) settledJournal(t *testing.T) map[string]int {
 		}
 	}
 	return states
+}
+
+// measured gives b metrics, and a check that they count each write as the journal does.
+func measured(b *bridgesync.Bridge) (*bridgesync.Bridge, func(t *testing.T, journal map[string]int)) {
+	reg := prometheus.NewPedanticRegistry()
+	b.Metrics = metrics.New(reg, "", "")
+	return b, func(t *testing.T, journal map[string]int) {
+		t.Helper()
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		counted := map[string]int{}
+		for _, f := range families {
+			if f.GetName() != "namebridge_writes_total" {
+				continue
+			}
+			for _, m := range f.GetMetric() {
+				for _, l := range m.GetLabel() {
+					if l.GetName() == "outcome" {
+						counted[l.GetValue()] += int(m.GetCounter().GetValue())
+					}
+				}
+			}
+		}
+		if !maps.Equal(counted, journal) {
+			t.Errorf("namebridge_writes_total counts %v, the journal %v", counted, journal)
+		}
+	}
 }
 
 // foreignKept fails the test for every user whose foreign keys are not those of before, but for the excepted.
@@ -154,16 +187,19 @@ func TestAForeignKeyThatAWriteDamagesIsPutBackAndEverythingStops(t *testing.T) {
 			w.settings.MergingServer = c.merging
 			before := w.ForeignDigests("namecoach")
 
-			res, err := w.bridge(t).Backfill(t.Context(), time.Time{})
+			bridge, check := measured(w.bridge(t))
+			res, err := bridge.Backfill(t.Context(), time.Time{})
 
 			b := w.halted(t, res, err)
 			if !strings.Contains(*b.HaltReason, "put back and checked") {
 				t.Errorf("the reason does not say what became of the person: %s", *b.HaltReason)
 			}
 			w.foreignKept(t, before)
-			if states := w.settledJournal(t); states[state.Restored] != 1 || states[state.Damaged] != 0 {
+			states := w.settledJournal(t)
+			if states[state.Restored] != 1 || states[state.Damaged] != 0 {
 				t.Errorf("journal %v, want one restored", states)
 			}
+			check(t, states)
 			if at, n := max(o.DropForeignKeyOnPut.At, o.ChangeForeignKeyOnPut.At), w.Counts()["bln users.put"]; n > at+inFlight+1 {
 				t.Errorf("%d PUTs, where the one that damaged a key was number %d", n, at)
 			}

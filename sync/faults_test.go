@@ -384,13 +384,16 @@ func TestAWriteThatWaitedIsNotSentStale(t *testing.T) {
 			t.Error(err)
 		}
 	}}
-	res, err := w.process(t, w.BLNURL(), w.db, over).Backfill(t.Context(), time.Time{})
+	b, check := measured(w.process(t, w.BLNURL(), w.db, over))
+	res, err := b.Backfill(t.Context(), time.Time{})
 	if got := string(w.members(t, ada)["Cohort"]); err != nil || got != `"2025"` || res.Written != 1 || res.Failed != 0 {
 		t.Errorf("somebody wrote 2025 during the 2 s of Retry-After; now %s; %+v %v", got, res, err)
 	}
-	if states := w.settledJournal(t); states[state.Unsent] != 1 || states[state.Verified] != 1 {
+	states := w.settledJournal(t)
+	if states[state.Unsent] != 1 || states[state.Verified] != 1 {
 		t.Errorf("journal %v, want one that was not carried out and one that was", states)
 	}
+	check(t, states)
 	w.right(t)
 }
 

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
@@ -18,26 +17,26 @@ import (
 
 // restore halts the bridge, and puts foreign keys back that a write has damaged unless it is too late to tell who changed
 // them. It returns a *HaltedError, or the database's error with it.
-func (w *writer) restore(run uuid.UUID, user, entry int64, before bln.OtherInfo, now bln.User, damage []bln.Change, late bool) error {
+func (w *writer) restore(e state.OpenEntry, before bln.OtherInfo, now bln.User, damage []bln.Change, late bool) error {
 	w.stopped.Store(true)
 	read := time.Now()
-	reason := fmt.Sprintf("BLN lost or changed what is not ours while user %d was written: %s.", user, keyNames(damage))
+	reason := fmt.Sprintf("BLN lost or changed what is not ours while user %d was written: %s.", e.UserID, keyNames(damage))
 	ctx, cancel := context.WithTimeout(w.over, finish)
 	defer cancel()
 	// The halt first: neither another process's writes nor a crash must come before it. Where the database is away, the
 	// person comes first.
 	first, end := context.WithTimeout(ctx, gatherTimeout/3)
-	haltErr := state.Halt(first, w.DB, w.Name, reason, run)
+	haltErr := state.Halt(first, w.DB, w.Name, reason, e.Run)
 	end()
-	as, became := state.Damaged, fmt.Sprintf("User %d could NOT be put back; the whole otherInfo as it was is kept in journal entry %d.", user, entry)
+	as, became := state.Damaged, fmt.Sprintf("User %d could NOT be put back; the whole otherInfo as it was is kept in journal entry %d.", e.UserID, e.Entry)
 	switch {
 	case late:
-		became = fmt.Sprintf("User %d was not put back, since it may be people who changed it since; the whole otherInfo as it was is kept in journal entry %d.", user, entry)
-	case w.putBack(ctx, user, before, now, read, damage):
-		as, became = state.Restored, fmt.Sprintf("User %d was put back and checked.", user)
+		became = fmt.Sprintf("User %d was not put back, since it may be people who changed it since; the whole otherInfo as it was is kept in journal entry %d.", e.UserID, e.Entry)
+	case w.putBack(ctx, e.UserID, before, now, read, damage):
+		as, became = state.Restored, fmt.Sprintf("User %d was put back and checked.", e.UserID)
 	}
-	w.Log.Error("halted", "reason", reason+" "+became, "bridge", w.Name, "user", user, "run", run)
-	halted := &HaltedError{Since: time.Now(), Reason: reason + " " + became, Run: run}
+	w.Log.Error("halted", "reason", reason+" "+became, "bridge", w.Name, "user", e.UserID, "run", e.Run)
+	halted := &HaltedError{Since: time.Now(), Reason: reason + " " + became, Run: e.Run}
 	if w.over.Err() != nil {
 		return errors.Join(halted, haltErr) // the entry stays open: whoever takes over puts back what is left to put back
 	}
@@ -45,15 +44,16 @@ func (w *writer) restore(run uuid.UUID, user, entry int64, before bln.OtherInfo,
 	defer end()
 	err := state.InTx(last, w.DB, func(tx pgx.Tx) error {
 		if haltErr != nil {
-			if err := state.Halt(last, tx, w.Name, reason, run); err != nil {
+			if err := state.Halt(last, tx, w.Name, reason, e.Run); err != nil {
 				return err
 			}
 		}
-		return state.CloseDamage(last, tx, w.Name, entry, as, became)
+		return state.CloseDamage(last, tx, w.Name, e.Entry, as, became)
 	})
 	if err != nil {
 		return errors.Join(halted, database(err))
 	}
+	w.Metrics.Written(w.Name, e.Action, as)
 	return halted
 }
 
@@ -200,7 +200,7 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error 
 	if !gone {
 		damage := w.damage(before, now)
 		if hasMissing(damage) || len(damage) > 0 && (landed >= 0 || now.OtherInfoErr != nil) {
-			return w.restore(oldest.Run, oldest.UserID, oldest.Entry, before, now, damage, oldest.Age > restoreWithin)
+			return w.restore(oldest, before, now, damage, oldest.Age > restoreWithin)
 		}
 	}
 	const note = "looked into after its process had stopped"
@@ -209,7 +209,7 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error 
 			continue
 		}
 		// Its own process may have been stopped only for a while, and have settled it meanwhile.
-		if err := w.closeUnsent(work, e.Entry, note); err != nil && !errors.Is(err, state.ErrStale) {
+		if err := w.closeUnsent(work, e.Entry, e.Action, note); err != nil && !errors.Is(err, state.ErrStale) {
 			return err
 		}
 	}
@@ -219,10 +219,9 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error 
 	case landed >= 0:
 		e := entries[landed]
 		w.landed.Add(1)
-		return database(w.settle.Do(state.Outcome{
-			UserID: e.UserID, Fence: e.Fence, Entry: e.Entry, State: state.Verified, Note: note,
-			Applied: true, Version: e.Version, Digest: sent[landed], Source: e.Source,
-		}))
+		return w.settleVerified(e.Action, state.Outcome{
+			UserID: e.UserID, Fence: e.Fence, Entry: e.Entry, Note: note, Version: e.Version, Digest: sent[landed], Source: e.Source,
+		})
 	}
 	return database(state.Unclaim(work, w.DB, w.Name, oldest.UserID, oldest.Fence))
 }
