@@ -122,6 +122,11 @@ func (r *run) collected(ctx context.Context, walk state.Cursor) (verdict, error)
 				return err
 			}
 		}
+		if stored.CollectedAt == nil && stored.DirectorySweep == 0 {
+			if err := state.HastenSchedule(ctx, tx, r.Name, state.Sweep, 0); err != nil {
+				return err
+			}
+		}
 		return state.NoteCollected(ctx, tx, r.Name)
 	})
 	if err != nil {

@@ -217,6 +217,10 @@ func TestServingAnEmptyDatabaseBringsEverythingOver(t *testing.T) {
 	if idle := w.IdleWrites(); len(idle) > 0 {
 		t.Errorf("written twice: %v", idle[0])
 	}
+	// Everybody was known before the directory was listed.
+	if n := w.asked("bln users.search") + w.asked("bln users.query"); n > 2 { // for the account itself, and for what list rows show
+		t.Errorf("%d questions about single users", n)
+	}
 	res := w.runs(t, state.Collect)[0]
 	if res.RequestsNamecoach == 0 {
 		t.Error("the collect has counted no request")
@@ -690,7 +694,8 @@ func TestTheLaterOfTheFirstSweepAndTheFirstCollectLinks(t *testing.T) {
 					}
 				}
 			})
-			serve(t, w.bridge(t))
+			serve(t, w.bridge(t)).ready(t)
+			w.exec(t, `UPDATE schedules SET due_at = now() WHERE kind = 'sweep'`) // as its hour may come
 			eventually(t, patience, func() string {
 				if all := w.runs(t, c.other); len(all) == 0 || all[0].Status != state.Done {
 					return "it is not ended"

@@ -28,7 +28,8 @@ func (b *Bridge) scheduled() map[state.Kind]Schedule {
 	return all
 }
 
-// noteSchedules keeps when what is due. A bridge of which nothing is known begins with a sweep and a collect at once.
+// noteSchedules keeps when what is due. A bridge of which nothing is known begins with a collect at once, and goes on with a
+// sweep: who was collected before the directory is listed need not be asked about in BLN one by one.
 func (w *worker) noteSchedules(ctx context.Context) error {
 	now, err := state.Now(ctx, w.db)
 	if err != nil {
@@ -42,7 +43,7 @@ func (w *worker) noteSchedules(ctx context.Context) error {
 		if err := state.NoteSchedule(ctx, w.db, w.b.Name, state.Schedule{Kind: kind, Expression: s.Expression, DueAt: nextDue(s.Times, now.UTC(), now.UTC())}); err != nil {
 			return err
 		}
-		if kind == state.Collect && stored.CollectedAt == nil || kind == state.Sweep && stored.DirectorySweep == 0 {
+		if kind == state.Collect && stored.CollectedAt == nil || kind == state.Sweep && stored.CollectedAt != nil && stored.DirectorySweep == 0 {
 			if err := state.HastenSchedule(ctx, w.db, w.b.Name, kind, 0); err != nil {
 				return err
 			}

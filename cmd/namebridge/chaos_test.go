@@ -83,35 +83,17 @@ const (
 var fivePercent = simulator.Faults{P5xx: .018, P429: .002, PReset: .01, PTruncate: .01, PSlow: .005, PAppliedThenTimeout: .005, Slow: 500 * time.Millisecond}
 
 func (u tumult) run(t *testing.T) {
-	bin := program(t)
-	p := newPlace(t, simulator.Options{
-		Seed: u.seed, Users: u.users, PutAnswer: u.put, MaxPerPage: u.perPage, RotateDigests: true, LateVisibleUpTo: time.Second,
-		NameCoachLatency: 20 * time.Millisecond, BLNLatency: 20 * time.Millisecond, RetryAfter: simulator.RetryAfterSeconds,
-		NameCoachPer15Minutes: nameCoachCeiling, BLNPerSecond: blnCeiling,
-	}).with(u.env).with(map[string]string{
-		"NAMECOACH_REQUESTS_PER_15_MINUTES": fmt.Sprint(nameCoachCeiling), "BLN_REQUESTS_PER_SECOND": fmt.Sprint(blnCeiling),
-		"WINDOW_SETTLE": "1s", "WINDOW_LOOKBACK": "20s", "LISTEN_ADDR": "127.0.0.1:0", "LOG_LEVEL": "info",
-		"GUARD_MAX_CLEARS": "1000000", // so much is changed in so little time
-	})
-	if u.known {
-		// Half of the people are as they were left long ago, so that others may edit them from the start.
-		for id, user := range p.Truth().Users {
-			if user.Fragment != nil && id%2 == 0 {
-				if err := p.EditOtherInfo(id, "namecoach", user.Fragment.JSON()); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		p.run(t, "backfill").ends(t, exitDone)
-	}
-	began := time.Now()
+	p := u.place(t, nil)
 	p.Change(func(o *simulator.Options) { o.Faults = fivePercent })
-	f := &fleet{t: t, place: p, bin: bin, pauses: u.pauses, said: map[string]int{}}
-	f.replicas = [2]*replica{f.start(), f.start()}
-	t.Cleanup(f.clear)
-	watch := &watch{place: p, waits: map[simulator.ChangeKind][]time.Duration{}}
+	began := time.Now()
+	f := u.replicas(t, p)
+	watch := newWatch(p)
 	over, pulse := f.feel(t)
-	changes := u.disturb(t, f, watch)
+	changes := u.disturb(t, watch, func() {
+		ctx, cancel := context.WithTimeout(t.Context(), u.lasts)
+		defer cancel()
+		f.killUntil(ctx, rand.New(rand.NewPCG(u.seed, 9)))
+	})
 	calm := time.Now()
 	u.settle(t, f, watch, calm)
 	settled := time.Since(calm)
@@ -123,40 +105,82 @@ func (u tumult) run(t *testing.T) {
 	u.carriedOver(t, p)
 	u.onTime(t, f, began)
 	ceilingsKept(t, p)
+	t.Logf("%d kills · %d starts · %d pauses in %v", f.kills, f.starts, f.paused, u.lasts)
 	u.report(t, f, watch, changes, settled)
 	// What is asked and written from here on is no longer theirs.
 	p.Change(func(o *simulator.Options) { o.Faults = simulator.Faults{} })
 	u.nothingLeft(t, p)
 }
 
-// disturb changes everything and has replicas killed for as long as it lasts.
-func (u tumult) disturb(t *testing.T, f *fleet, w *watch) (changes map[simulator.ChangeKind]int) {
+// place is where it takes place, with an environment that differs from the usual by env.
+func (u tumult) place(t *testing.T, env map[string]string) *place {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), u.lasts)
-	defer cancel()
-	var killing sync.WaitGroup
-	defer killing.Wait()
-	killing.Go(func() { f.killUntil(ctx, rand.New(rand.NewPCG(u.seed, 9))) })
-	life := f.place.Life(simulator.LifeOptions{Seed: u.seed, Weights: u.weights, Avoid: othersWait})
-	changes = map[simulator.ChangeKind]int{}
-	change, look := time.NewTicker(changeEvery), time.NewTicker(lookEvery)
-	defer change.Stop()
-	defer look.Stop()
-	for {
-		select {
-		case <-change.C:
-			c, ok := life.Next()
-			if !ok {
-				t.Fatal("nothing can be changed any more")
+	p := newPlace(t, simulator.Options{
+		Seed: u.seed, Users: u.users, PutAnswer: u.put, MaxPerPage: u.perPage, RotateDigests: true, LateVisibleUpTo: time.Second,
+		NameCoachLatency: 20 * time.Millisecond, BLNLatency: 20 * time.Millisecond, RetryAfter: simulator.RetryAfterSeconds,
+		NameCoachPer15Minutes: nameCoachCeiling, BLNPerSecond: blnCeiling,
+	}).with(map[string]string{
+		"NAMECOACH_REQUESTS_PER_15_MINUTES": fmt.Sprint(nameCoachCeiling), "BLN_REQUESTS_PER_SECOND": fmt.Sprint(blnCeiling),
+		"WINDOW_SETTLE": "1s", "WINDOW_LOOKBACK": "20s", "LISTEN_ADDR": "127.0.0.1:0", "LOG_LEVEL": "info",
+		"GUARD_MAX_CLEARS": "1000000", // so much is changed in so little time
+	}).with(u.env).with(env)
+	if u.known {
+		// Half of the people are as they were left long ago, so that others may edit them from the start.
+		for id, user := range p.Truth().Users {
+			if user.Fragment != nil && id%2 == 0 {
+				if err := p.EditOtherInfo(id, "namecoach", user.Fragment.JSON()); err != nil {
+					t.Fatal(err)
+				}
 			}
-			changes[c.Kind]++
-			w.expect(c)
-		case <-look.C:
-			w.look()
-		case <-ctx.Done():
-			return changes
 		}
+		p.run(t, "backfill").ends(t, exitDone)
 	}
+	return p
+}
+
+// replicas starts two, which end with the test.
+func (u tumult) replicas(t *testing.T, p *place) *fleet {
+	t.Helper()
+	f := &fleet{t: t, place: p, bin: program(t), pauses: u.pauses, said: map[string]int{}}
+	t.Cleanup(f.clear)
+	for i := range f.replicas {
+		f.replicas[i] = f.start()
+	}
+	return f
+}
+
+// disturb changes everything until harm, which does something to those who work on it, has done so.
+func (u tumult) disturb(t *testing.T, w *watch, harm func()) (changes map[simulator.ChangeKind]int) {
+	t.Helper()
+	changes = map[simulator.ChangeKind]int{}
+	life := w.place.Life(simulator.LifeOptions{Seed: u.seed, Weights: u.weights, Avoid: othersWait})
+	over := make(chan struct{})
+	var living sync.WaitGroup
+	living.Go(func() {
+		change, look := time.NewTicker(changeEvery), time.NewTicker(lookEvery)
+		defer change.Stop()
+		defer look.Stop()
+		for {
+			select {
+			case <-change.C:
+				c, ok := life.Next()
+				if !ok {
+					t.Error("nothing can be changed any more")
+					return
+				}
+				changes[c.Kind]++
+				w.expect(c)
+			case <-look.C:
+				w.look()
+			case <-over:
+				return
+			}
+		}
+	})
+	defer living.Wait()
+	defer close(over)
+	harm()
+	return changes
 }
 
 func pick[T any](dice *rand.Rand, of ...T) T { return of[dice.IntN(len(of))] }
@@ -166,6 +190,10 @@ type watch struct {
 	place *place
 	open  []waiting
 	waits map[simulator.ChangeKind][]time.Duration
+}
+
+func newWatch(p *place) *watch {
+	return &watch{place: p, waits: map[simulator.ChangeKind][]time.Duration{}}
 }
 
 type waiting struct {
@@ -688,7 +716,7 @@ func (u tumult) report(t *testing.T, f *fleet, w *watch, changes map[simulator.C
 		stalled += one.to.Sub(one.from)
 	}
 	t.Logf("the machine stood still for %v in all", stalled.Round(time.Millisecond))
-	t.Logf("%d changes in %v · %d kills · %d starts · %d pauses · calm after %v", sum, u.lasts, f.kills, f.starts, f.paused, settled.Round(time.Millisecond))
+	t.Logf("%d changes · calm after %v", sum, settled.Round(time.Millisecond))
 	t.Logf("%d faults · PUTs %d, carried out %d · idle %d · lost updates %d · foreign keys damaged %d · mismatches %d",
 		faults, counts["bln users.put"], len(p.Writes()), len(p.IdleWrites()), len(p.LostUpdates()), len(p.ForeignDamage(0)), len(p.Mismatches(0, u.gone)))
 	var brought, others []time.Duration

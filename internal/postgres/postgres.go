@@ -1,6 +1,6 @@
 // Package postgres runs a private Postgres beside the process: for DATABASE_URL=embedded, for the demo and for tests.
 //
-// The server is the installed Postgres, 14 or newer, listening on a free port of 127.0.0.1 only, with a random password. It ends with
+// The server is the installed Postgres, 14 or newer, listening on a port of 127.0.0.1 only, with a random password. It ends with
 // the process that started it. Its data folder outlives a kill -9, and belongs to one process at a time.
 package postgres
 
@@ -40,6 +40,8 @@ type Options struct {
 	// Dir is the folder that keeps the data; it is made where it is missing. "" is a temporary folder, removed by Stop (or, where the
 	// process dies first, by a watcher that outlives it), and a server that trades durability for speed.
 	Dir string
+	// Port is where it listens; 0 is any port that is free.
+	Port int
 	// Stderr gets what Postgres logs: no statement, no parameter and no row value. nil drops it.
 	Stderr io.Writer
 }
@@ -50,7 +52,8 @@ type Server struct {
 	stop         func() error
 }
 
-// URL is a connection URL of the server's database, with its password. It is valid until Stop; the port changes with each start.
+// URL is a connection URL of the server's database, with its password. It is valid until Stop; the port changes with each start
+// unless Options.Port names it.
 func (s *Server) URL() string { return s.url }
 
 // Version is the server's version, such as "15.18".
@@ -86,7 +89,11 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := home.awaitOrphan(ctx); err != nil {
 		return nil, err
 	}
-	running, port, err := serve(ctx, bin, home, o.Stderr, freePort)
+	ports := freePort
+	if o.Port != 0 {
+		ports = func() (int, error) { return o.Port, nil }
+	}
+	running, port, err := serve(ctx, bin, home, o.Stderr, ports)
 	if err != nil {
 		return nil, err
 	}
@@ -316,7 +323,7 @@ func serve(ctx context.Context, bin binaries, h home, stderr io.Writer, ports fu
 			return p, port, nil
 		case p.said("could not bind"):
 			if taken++; taken == portAttempts {
-				return nil, 0, fmt.Errorf("every free port was taken by another process, %d times: %w", taken, err)
+				return nil, 0, fmt.Errorf("every port was taken by another process, %d times: %w", taken, err)
 			}
 		case p.said("shared memory block") && time.Now().Before(deadline):
 			// Of a server that was killed alone, the children take a moment to notice.

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -95,7 +96,18 @@ func TestDataSurvivesStopAndStart(t *testing.T) {
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	s = start(t, Options{Dir: dir})
+	first := s.URL()
+	at, err := url.Parse(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(at.Port())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s = start(t, Options{Dir: dir, Port: port}); s.URL() != first {
+		t.Errorf("at %s, was at %s", s.URL(), first)
+	}
 	if got := ask[int](t, s.URL(), `SELECT n FROM kept`); got != 42 {
 		t.Errorf("got %d, want 42", got)
 	}
