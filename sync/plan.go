@@ -24,8 +24,7 @@ type UserState struct {
 	Seen          []byte        // what stands in BLN under our keys, as Layout.Seen tells it
 	Applied       []byte        // digest of what we last wrote and verified; nil: never, or cleared
 	AppliedSource string        // the participant it was made from
-	SourceMoved   bool          // that participant is now linked to another user, or another row has replaced it
-	Gone          bool          // a confirmed census says that nobody on NameCoach speaks for this user any more
+	SourceMoved   bool          // that participant is linked to another user now, or counts no more: replaced, or gone as censuses have confirmed
 	Held          Reason        // set where the user is held for a reason that planning cannot judge (unwritable, reverted)
 }
 
@@ -77,8 +76,8 @@ func (p *Plan) add(u UserState, layout Layout, events []string) {
 	remove := Step{UserID: u.UserID, Action: Clear, Source: u.AppliedSource}
 	chosen, ok := Choose(u.Participants, events)
 	if !ok {
-		// A participant that vanished is no evidence; one that now belongs to someone else is: its voice must not stay here.
-		if ours && (u.SourceMoved || u.Gone) {
+		// A participant that vanished is no evidence; one that belongs to someone else, or counts no more, is: its voice must not stay here.
+		if ours && u.SourceMoved {
 			p.Steps = append(p.Steps, remove)
 		} else {
 			p.Nothing = append(p.Nothing, u.UserID)

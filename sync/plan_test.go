@@ -52,7 +52,7 @@ func TestWhatIsPlannedForAUser(t *testing.T) {
 		},
 		"held": {UserState{Linked: true, Participants: []Participant{jane}, Held: Unwritable}, Plan{Holds: []Hold{{UserID: 1, Reason: Unwritable}}}},
 		"held, and nobody speaks": {
-			UserState{Seen: right, Applied: right, SourceMoved: true, Gone: true, Held: Reverted},
+			UserState{Seen: right, Applied: right, SourceMoved: true, Held: Reverted},
 			Plan{Holds: []Hold{{UserID: 1, Reason: Reverted}}},
 		},
 		"nobody is linked":                                               {UserState{}, nothing},
@@ -61,10 +61,9 @@ func TestWhatIsPlannedForAUser(t *testing.T) {
 		"silence is not evidence":                                        {UserState{Linked: true, Participants: []Participant{silent}, Seen: right, Applied: right}, nothing},
 		"the voice belongs to somebody else now":                         {UserState{Seen: right, Applied: right, AppliedSource: "row", SourceMoved: true}, cleared},
 		"the voice belongs to somebody else now, and another one speaks": {UserState{Linked: true, Participants: []Participant{jane}, Seen: older, Applied: older, SourceMoved: true}, write},
-		"a census has confirmed that nobody speaks":                      {UserState{Seen: right, Applied: right, AppliedSource: "row", Gone: true}, cleared},
-		"what is not ours is not cleared":                                {UserState{Seen: right, SourceMoved: true, Gone: true}, nothing},
-		"what is cleared is not cleared again":                           {UserState{Applied: right, AppliedSource: "row", SourceMoved: true, Gone: true}, nothing},
-		"what somebody else has put there since is not cleared":          {UserState{Seen: foreign, Applied: right, AppliedSource: "row", SourceMoved: true, Gone: true}, nothing},
+		"what is not ours is not cleared":                                {UserState{Seen: right, SourceMoved: true}, nothing},
+		"what is cleared is not cleared again":                           {UserState{Applied: right, AppliedSource: "row", SourceMoved: true}, nothing},
+		"what somebody else has put there since is not cleared":          {UserState{Seen: foreign, Applied: right, AppliedSource: "row", SourceMoved: true}, nothing},
 	} {
 		c.user.UserID = 1
 		if diff := cmp.Diff(c.want, Compute([]UserState{c.user}, nested, nil)); diff != "" {
@@ -118,7 +117,7 @@ func drawStandings(t *rapid.T, l Layout) []standing {
 	out := make([]standing, len(ids))
 	for i, id := range ids {
 		u := UserState{
-			UserID: id, SourceMoved: rapid.Bool().Draw(t, "moved"), Gone: rapid.Bool().Draw(t, "gone"),
+			UserID: id, SourceMoved: rapid.Bool().Draw(t, "moved"),
 			Held: rapid.SampledFrom([]Reason{"", "", "", Unwritable, Reverted}).Draw(t, "held"),
 		}
 		u.Participants = drawParticipants(t, 3)
