@@ -346,6 +346,9 @@ func (w *worker) laneFailed(ctx context.Context, a syncBatch, problem error) err
 		if row.Phase != string(PhaseWrite) || a.Urgent && row.Priority > state.CollectPriority {
 			continue
 		}
+		if row.Hosted == nil && lost(problem) { // whoever waits for a command is told; the daemon's runs have time
+			continue
+		}
 		if err := w.end(ctx, w.run(row, PhaseWrite), problem, nil); err != nil {
 			return errors.Join(problem, err)
 		}

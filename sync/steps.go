@@ -242,7 +242,7 @@ func (w *worker) step(ctx context.Context, job int64, a stepArgs, phase Phase, l
 
 // away says that an error is the database's.
 func away(err error) bool {
-	return err != nil && !errors.Is(err, errDatabase) && (errors.As(err, new(*pgconn.PgError)) || errors.As(err, new(*pgconn.ConnectError)) || pgconn.Timeout(err))
+	return err != nil && !errors.Is(err, errDatabase) && (errors.As(err, new(*pgconn.PgError)) || lost(err) || pgconn.Timeout(err))
 }
 
 // drop completes a job whose step is not there to be done, unless the run has been gone on with meanwhile: whoever did so

@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
@@ -258,8 +262,8 @@ func (w *worker) stop(ctx context.Context) error {
 	return w.stopErr
 }
 
-// work does a job. What ends it that is nobody's fault, ours stopping or a server that wants to be left alone for a
-// while, puts it off.
+// work does a job. What ends it that is nobody's fault, ours stopping, a connection to the database that was lost or a
+// server that wants to be left alone for a while, puts it off.
 func (w *worker) work(ctx context.Context, job int64, do func(context.Context) error) error {
 	w.forward(job)
 	defer func() { w.busy.Store(job, turn{time.Now(), true}) }()
@@ -275,8 +279,23 @@ func (w *worker) work(ctx context.Context, job int64, do func(context.Context) e
 		return river.JobSnooze(0)
 	case errors.As(err, &paused):
 		return river.JobSnooze(max(time.Until(paused.Until), snoozeAtLeast))
+	case lost(err):
+		return river.JobSnooze(snoozeAtLeast)
 	}
 	return err
+}
+
+// lost says of an error that the connection to the database was lost, or could not be made. Who tries again then must not
+// wait longer for each time that it is restarted.
+func lost(err error) bool {
+	var answered *pgconn.PgError
+	switch {
+	case errors.As(err, &answered): // class 08: connection exception; 57P: shutting down, starting up
+		return strings.HasPrefix(answered.Code, "08") || strings.HasPrefix(answered.Code, "57P")
+	case errors.As(err, new(*httpapi.Error)):
+		return false
+	}
+	return errors.As(err, new(*pgconn.ConnectError)) || pgconn.SafeToRetry(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, new(*net.OpError))
 }
 
 func keys(m *sync.Map) []int64 {
