@@ -44,48 +44,46 @@ func (e *IncompleteError) Error() string {
 // collectNext is one unit of work: it reads the next window of the run's walk, which begins at the cursor less the lookback,
 // or for a backfill where that is told to. At the walk's end it counts what windows have missed.
 func (r *run) collectNext(ctx context.Context) (verdict, error) {
+	stored, err := state.GetBridge(ctx, r.DB, r.Name)
+	if err != nil {
+		return more, err
+	}
 	cursor, err := state.GetCursor(ctx, r.DB, r.Name, r.id().String())
-	if errors.Is(err, state.ErrNotFound) {
-		cursor, err = r.startWalk(ctx)
+	first := errors.Is(err, state.ErrNotFound)
+	if first {
+		cursor, err = r.startWalk(ctx, stored.Lookback(r.Settings.Lookback))
 	}
 	if err != nil {
 		return more, err
 	}
-	done, err := r.collectWindow(ctx, &cursor)
+	done, err := r.collectWindow(ctx, &cursor, first)
 	if err != nil || !done {
 		return more, err
 	}
-	return r.collected(ctx, cursor)
+	return r.collected(ctx, cursor, stored)
 }
 
-// startWalk begins the run's walk, up to now: the walk is stored between windows, so that an interrupted run goes on where it
+// startWalk begins the run's walk, up to now: the walk is stored with each window, so that an interrupted run goes on where it
 // was. A collect reads the unsettled edge too, without moving the cursor over it: a change need not wait for the next one.
-func (r *run) startWalk(ctx context.Context) (state.Cursor, error) {
-	stored, err := state.GetBridge(ctx, r.DB, r.Name)
-	if err != nil {
-		return state.Cursor{}, err
-	}
-	lookback, now := stored.Lookback(r.Settings.Lookback), r.serverNow()
+func (r *run) startWalk(ctx context.Context, lookback time.Duration) (state.Cursor, error) {
+	now := r.serverNow()
 	since, until := Beginning, now.Add(-r.Settings.Settle)
 	switch {
 	case r.row.Kind == state.Collect:
 		known, err := state.GetCursor(ctx, r.DB, r.Name, state.ParticipantStream)
+		until = now.Add(clockGrain)
 		if err == nil {
 			since = known.Until.Add(-lookback)
 		} else if !errors.Is(err, state.ErrNotFound) {
 			return known, err
 		}
-		until = now.Add(clockGrain)
 	case r.row.Since != nil:
 		since = *r.row.Since
 	}
 	walk := NewWalk(since, until)
 	walk.Settled = now.Add(-lookback)
 	raw, err := json.Marshal(walk)
-	if err != nil {
-		return state.Cursor{}, err
-	}
-	return state.StartCursor(ctx, r.DB, r.Name, state.Cursor{Stream: r.id().String(), Since: walk.Next, Until: walk.Next, Walk: raw})
+	return state.Cursor{Stream: r.id().String(), Since: walk.Next, Until: walk.Next, Walk: raw}, err
 }
 
 // clockGrain is by how much a server's time may be ahead of what its Date has told: that has whole seconds.
@@ -94,15 +92,17 @@ const clockGrain = 2 * time.Second
 // everything says whether a walk should bring all rows there are.
 func everything(walk state.Cursor) bool { return !walk.Since.After(Beginning) }
 
-// collected draws the conclusions from a walk that has come to its end.
-func (r *run) collected(ctx context.Context, walk state.Cursor) (verdict, error) {
-	v := next
+// collected draws the conclusions from a walk that has come to its end. stored is the bridge as it was before the last window.
+func (r *run) collected(ctx context.Context, walk state.Cursor, stored state.Bridge) (v verdict, err error) {
 	if r.row.Kind != state.Collect {
-		return v, nil
+		return next, nil
 	}
-	stored, err := state.GetBridge(ctx, r.DB, r.Name)
-	if err != nil {
-		return more, err
+	// Until both are complete, this is the moment in which somebody else may have come to an end.
+	incomplete := stored.CollectedAt == nil || stored.DirectorySweep == 0
+	if incomplete {
+		if stored, err = state.GetBridge(ctx, r.DB, r.Name); err != nil {
+			return more, err
+		}
 	}
 	known, err := state.GetCursor(ctx, r.DB, r.Name, state.ParticipantStream)
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
@@ -127,6 +127,9 @@ func (r *run) collected(ctx context.Context, walk state.Cursor) (verdict, error)
 				return err
 			}
 		}
+		if stored.CollectedAt != nil {
+			return nil
+		}
 		return state.NoteCollected(ctx, tx, r.Name)
 	})
 	if err != nil {
@@ -137,26 +140,31 @@ func (r *run) collected(ctx context.Context, walk state.Cursor) (verdict, error)
 		return more, err
 	}
 	// Looked at when it is stored that everything was collected, see listNext.
-	if stored, err = state.GetBridge(ctx, r.DB, r.Name); err != nil {
-		return more, err
+	if incomplete {
+		if stored, err = state.GetBridge(ctx, r.DB, r.Name); err != nil {
+			return more, err
+		}
 	}
 	// Before the first complete listing nobody is linked.
 	if stored.DirectorySweep == 0 || !due {
-		v = over
+		return over, nil
 	}
-	return v, nil
+	return next, nil
 }
 
-// collectWindow is one unit of work: it reads the next window of cursor's walk. Whole, it is stored, and the cursor moves,
-// in one transaction; else the walk is narrowed.
-func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor) (done bool, err error) {
+// collectWindow is one unit of work: it reads the next window, perhaps the first, of cursor's walk. Whole, it is stored, and the
+// cursor moves, in one transaction; else the walk is narrowed.
+func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor, first bool) (done bool, err error) {
 	var walk Walk
 	if err := json.Unmarshal(cursor.Walk, &walk); err != nil {
 		return false, fmt.Errorf("walk of run %s: %w", r.id(), err)
 	}
 	span, ok := walk.Window()
 	if !ok {
-		return true, nil
+		if first {
+			_, err = state.StartCursor(ctx, r.DB, r.Name, *cursor)
+		}
+		return true, err
 	}
 	read, err := r.readWindow(ctx, walk, span)
 	if err != nil {
@@ -194,25 +202,38 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor) (done boo
 	if err != nil {
 		return false, err
 	}
+	_, left := next.Window()
+	// A collect that finds nothing leaves no walk behind: most do.
+	r.idle = first && !left && read.whole && read.staged.Rows == 0 && r.row.Kind == state.Collect
 	// A crash before this commits costs one window read again, and so does one of Postgres that empties the staged rows;
 	// after it, nothing.
 	err = r.commit(ctx, func(tx pgx.Tx) (to reached, err error) {
+		if first && !r.idle {
+			if _, err := state.StartCursor(ctx, tx, r.Name, *cursor); err != nil {
+				return to, err
+			}
+		}
 		if !read.whole {
 			if err := state.DropStaged(ctx, tx, r.Name, read.staged); err != nil {
 				return to, err
 			}
 			return to, state.MoveCursor(ctx, tx, r.Name, *cursor, until, raw)
 		}
-		if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
-			return to, err
-		}
-		if _, err := state.StoreStaged(ctx, tx, r.Name, read.staged, state.Bringing{By: r.id(), All: everything(*cursor)}); err != nil {
-			return to, err
+		if read.staged.Rows > 0 {
+			if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+				return to, err
+			}
+			if _, err := state.StoreStaged(ctx, tx, r.Name, read.staged, state.Bringing{By: r.id(), All: everything(*cursor)}); err != nil {
+				return to, err
+			}
 		}
 		if until.After(cursor.Since) {
 			if err := state.Collected(ctx, tx, r.Name, cursor.Since, until); err != nil {
 				return to, err
 			}
+		}
+		if r.idle {
+			return to, nil
 		}
 		to.progress = &progress{Done: r.done().Done + read.rows}
 		return to, state.MoveCursor(ctx, tx, r.Name, *cursor, until, raw)
@@ -224,7 +245,7 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor) (done boo
 		return false, err
 	}
 	cursor.Until, cursor.Walk = until, raw
-	return false, nil
+	return !left, nil
 }
 
 // serverNow is NameCoach's time as far as it is known.
@@ -297,6 +318,9 @@ func (r *run) readPages(ctx context.Context, reading *Reading, ask ask, filter n
 	}
 	var rows []state.Participant
 	flush := func() error {
+		if len(rows) == 0 {
+			return nil
+		}
 		err := state.StageParticipants(ctx, r.DB, r.Name, &got.staged, rows)
 		rows = rows[:0]
 		return err

@@ -77,7 +77,14 @@ func (r *run) hasten(ctx context.Context, tx pgx.Tx, problem error) error {
 // says when the next is due; one that is still under way is not started again.
 func (w *worker) fire(ctx context.Context) (again time.Duration, err error) {
 	for {
-		err := state.InTx(ctx, w.db, func(tx pgx.Tx) error {
+		all, err := state.Schedules(ctx, w.db, w.b.Name)
+		if err != nil || len(all) == 0 {
+			return heartbeatEvery, err
+		}
+		if again := all[0].DueAt.Sub(all[0].Now); again > 0 {
+			return again, nil
+		}
+		err = state.InTx(ctx, w.db, func(tx pgx.Tx) error {
 			due, err := state.TakeDue(ctx, tx, w.b.Name)
 			if err != nil {
 				return err
@@ -96,17 +103,12 @@ func (w *worker) fire(ctx context.Context) (again time.Duration, err error) {
 			return state.MoveSchedule(ctx, tx, w.b.Name, due.Kind, then)
 		})
 		if errors.Is(err, state.ErrNotFound) {
-			break
+			return 0, nil // another process is just firing it
 		}
 		if err != nil {
 			return heartbeatEvery, err
 		}
 	}
-	all, err := state.Schedules(ctx, w.db, w.b.Name)
-	if err != nil || len(all) == 0 {
-		return heartbeatEvery, err
-	}
-	return all[0].DueAt.Sub(all[0].Now), nil
 }
 
 // nextDue is the first time after due that is not past, however many were missed.

@@ -117,6 +117,7 @@ type run struct {
 	phase   Phase
 	sent    *sent
 	lost    int    // windows whose staged rows were lost
+	idle    bool   // a collect for which NameCoach had nothing: no walk of it is stored, and so far it has written nobody
 	forward func() // says that the unit gets on: one may have to ask much
 }
 
@@ -342,13 +343,15 @@ func (w *worker) end(ctx context.Context, r *run, problem error, finish func(con
 				return err
 			}
 		}
-		if err := state.CountRequests(ctx, tx, r.Name, r.id(), nc, bl); err != nil {
-			return err
+		if nc+bl > 0 {
+			if err := state.CountRequests(ctx, tx, r.Name, r.id(), nc, bl); err != nil {
+				return err
+			}
 		}
 		if err := r.sum(ctx, tx, &res); err != nil {
 			return err
 		}
-		if problem == nil {
+		if problem == nil && !r.idle {
 			if err := state.DropCursor(ctx, tx, r.Name, r.id().String()); err != nil {
 				return err
 			}
@@ -418,7 +421,9 @@ func (r *run) sum(ctx context.Context, q state.Querier, res *Result) error {
 		res.Written, res.Cleared, err = state.CountPlanned(ctx, q, r.Name, r.id())
 		return err
 	}
-	res.Written, res.Cleared, err = state.CountWrites(ctx, q, r.Name, r.id())
+	if !r.idle {
+		res.Written, res.Cleared, err = state.CountWrites(ctx, q, r.Name, r.id())
+	}
 	res.Failed, res.Unchanged = totals.Failed, max(totals.Synced-res.Written, 0)
 	return err
 }
