@@ -74,6 +74,8 @@ func (r *run) startWalk(ctx context.Context, lookback time.Duration) (state.Curs
 		until = now.Add(clockGrain)
 		if err == nil {
 			since = known.Until.Add(-lookback)
+			// By a clock that is far behind there would be nothing to ask for, and so nothing to set it by.
+			until = laterOf(until, known.Until.Add(r.Settings.Settle+clockGrain))
 		} else if !errors.Is(err, state.ErrNotFound) {
 			return known, err
 		}
