@@ -182,3 +182,42 @@ func TestAWriteThatIsSettledWhileItIsLookedIntoEndsNoRun(t *testing.T) {
 		})
 	}
 }
+
+// The list for review has whom a person can do something about: not a user who cannot be written, once nothing is to be written any more.
+func TestAnUnwritableUserForWhomNobodySpeaksAnyMoreIsNotHeld(t *testing.T) {
+	t.Parallel()
+	for name, leave := range map[string]func(t *testing.T, w *world, user, row int64) (held map[string]string){
+		"the person is gone from NameCoach": func(t *testing.T, w *world, user, row int64) map[string]string {
+			w.DeleteParticipant(row)
+			w.census(t, state.Done)
+			w.wantReasons(t, map[string]string{fmt.Sprint(user): "unwritable"}) // absence is not evidence yet
+			w.census(t, state.Done)
+			return map[string]string{}
+		},
+		"the person is another user's": func(t *testing.T, w *world, _, row int64) map[string]string {
+			other := w.user("other@demo.example", "")
+			w.UpdateParticipant(row, func(p *simulator.Participant) { p.Email, p.For = "other@demo.example", other })
+			w.backfill(t)
+			return map[string]string{}
+		},
+		"the user is gone from BLN": func(t *testing.T, w *world, user, _ int64) map[string]string {
+			w.RemoveUser(user)
+			w.sweep(t)
+			return map[string]string{"email:ada@demo.example": "unmatched"}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{})
+			w.crowd(3)
+			user := w.user("ada@demo.example", "")
+			if err := w.EditOtherInfo(user, "trades", "null"); err != nil {
+				t.Fatal(err)
+			}
+			row := w.AddParticipant(speaker("ada", "ada@demo.example", "", user))
+			w.backfill(t)
+			w.wantReasons(t, map[string]string{fmt.Sprint(user): "unwritable"})
+			w.wantReasons(t, leave(t, w, user, row))
+		})
+	}
+}

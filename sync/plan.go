@@ -67,17 +67,18 @@ func Compute(users []UserState, layout Layout, events []string) Plan {
 }
 
 func (p *Plan) add(u UserState, layout Layout, events []string) {
-	if u.Held != "" {
-		p.Holds = append(p.Holds, Hold{UserID: u.UserID, Reason: u.Held})
-		return
-	}
 	// What somebody else has put there since is not ours to clear.
 	ours := u.Applied != nil && bytes.Equal(u.Seen, u.Applied)
 	remove := Step{UserID: u.UserID, Action: Clear, Source: u.AppliedSource}
 	chosen, ok := Choose(u.Participants, events)
+	wanted := ok || ours && u.SourceMoved
+	if u.Held != "" && (wanted || u.Held != Unwritable) { // nobody need write whom nothing is wanted of
+		p.Holds = append(p.Holds, Hold{UserID: u.UserID, Reason: u.Held})
+		return
+	}
 	if !ok {
 		// A participant that vanished is no evidence; one that belongs to someone else, or counts no more, is: its voice must not stay here.
-		if ours && u.SourceMoved {
+		if wanted {
 			p.Steps = append(p.Steps, remove)
 		} else {
 			p.Nothing = append(p.Nothing, u.UserID)
