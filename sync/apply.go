@@ -224,12 +224,15 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 			err = lane.follow(ctx, w, a)
 		}
 		if err != nil {
-			w.release(ctx, lane.looked)
+			w.release(ctx, w.db, w.b.Name, lane.looked)
 			return w.laneFailed(ctx, a, err)
 		}
 		stored, err := state.GetBridge(ctx, w.db, w.b.Name)
 		if err != nil || stored.HaltedAt != nil {
 			return err // who resumes queues again what is pending
+		}
+		if time.Since(began) > slice {
+			return w.endLane(ctx, a, finish)
 		}
 		w.claiming.RLock()
 		claimed, err := state.Claim(ctx, w.db, w.b.Name, a.urgency(), w.owner, size)
@@ -243,8 +246,8 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 			w.unreleased.Store(true) // it may have been carried out all the same
 			return err
 		}
-		if len(claimed) == 0 || time.Since(began) > slice {
-			return w.endLane(ctx, a, claimed, finish)
+		if len(claimed) == 0 {
+			return w.endLane(ctx, a, finish)
 		}
 		start := time.Now()
 		err = lane.batch(ctx, claimed)
@@ -252,7 +255,7 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 		if err == nil {
 			err = lane.follow(ctx, w, a)
 		}
-		w.release(ctx, claims)
+		w.release(ctx, w.db, w.b.Name, claims)
 		if err != nil {
 			return w.laneFailed(ctx, a, err)
 		}
@@ -278,7 +281,7 @@ func (w *writer) follow(ctx context.Context, by *worker, a syncBatch) error {
 		}
 	}
 	err = w.decideDue(ctx, wish)
-	by.release(ctx, w.looked)
+	w.release(ctx, w.DB, w.Name, w.looked)
 	w.looked = nil
 	return err
 }
@@ -296,33 +299,12 @@ func (w *worker) laneWish(ctx context.Context, a syncBatch) (state.Wish, error) 
 	return wish, err
 }
 
-// release gives back those of the claimed users that nothing has become of. Where the database is away, the next heartbeat
-// does: what was written is no less written for that.
-func (w *worker) release(ctx context.Context, claims []claim) {
-	users, fences := make([]int64, len(claims)), make([]int64, len(claims))
-	for i, c := range claims {
-		users[i], fences[i] = c.user, c.fence
-		w.held.Delete(c)
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), heartbeatEvery)
-	defer cancel()
-	if len(claims) > 0 && state.ReleaseClaimed(ctx, w.db, w.b.Name, users, fences) != nil {
-		w.unreleased.Store(true)
-	}
-}
-
 // endLane ends a lane's job: for good where there is nothing for it, else to be queued again. A change that came while the
 // job was there has queued none, so the last look is made when the job is over already, in the same transaction.
-func (w *worker) endLane(ctx context.Context, a syncBatch, claimed []state.Claimed, finish func(context.Context, pgx.Tx) error) error {
+func (w *worker) endLane(ctx context.Context, a syncBatch, finish func(context.Context, pgx.Tx) error) error {
 	return state.InTx(ctx, w.db, func(tx pgx.Tx) error {
 		if err := finish(ctx, tx); err != nil {
 			return err
-		}
-		for _, c := range claimed {
-			w.held.Delete(claim{c.UserID, c.Fence})
-			if err := state.Unclaim(ctx, tx, w.b.Name, c.UserID, c.Fence); err != nil {
-				return err
-			}
 		}
 		left, err := state.FindWork(ctx, tx, w.b.Name, a.urgency())
 		if err != nil || !left.Claimable && !left.Open {

@@ -126,7 +126,10 @@ func (r *run) checkHalt(ctx context.Context) error {
 	if err != nil || stored.HaltedAt == nil || r.row.Kind == state.Plan && r.phase != PhaseWrite {
 		return err
 	}
-	return errors.Join(haltOf(stored), r.newWriter().recover(ctx))
+	w := r.newWriter()
+	err = errors.Join(haltOf(stored), w.recover(ctx))
+	r.release(ctx, r.DB, r.Name, w.looked)
+	return err
 }
 
 // haltOf is the halt of a bridge as an error; nil where it is not halted.

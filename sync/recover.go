@@ -140,6 +140,9 @@ func (w *writer) recover(ctx context.Context) error {
 			w.held.Store(claim{e.UserID, e.Fence}, nil)
 		}
 		w.claiming.RUnlock()
+		if err != nil {
+			w.unreleased.Store(true) // it may have been carried out all the same
+		}
 		if err != nil || len(open) == 0 {
 			return err
 		}

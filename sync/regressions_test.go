@@ -381,3 +381,51 @@ func TestACursorAheadOfAServerWithoutAClockMissesNothing(t *testing.T) {
 		t.Errorf("never read: %s", got)
 	}
 }
+
+// A step of a run on a halted bridge puts back what a write has damaged, and keeps nobody claimed for it.
+func TestAHaltedBridgeKeepsNobodyClaimed(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{Seed: 1})
+	w.rude = true
+	ada := w.user("ada@acme.edu", "S-1")
+	row := w.AddParticipant(speaker("ada", "ada@acme.edu", "S-1", ada))
+	w.backfill(t)
+	// A process died after a PUT that lost a foreign key; another write has halted the bridge already.
+	run := uuid.New()
+	for _, sql := range []string{
+		fmt.Sprintf(`INSERT INTO journal (bridge, run, user_id, fence, action, state, before, after_fragment, version)
+			SELECT 'default', '%s', %d, fence, 'write', 'sending', convert_to('{"jobTitle":"Welder","Cohort":"2024","Lost":"x"}', 'UTF8'), convert_to('{}', 'UTF8'), 1 FROM directory_users WHERE user_id = %d`, run, ada, ada),
+		`UPDATE bridges SET halted_at = now(), halt_reason = 'test'`,
+		fmt.Sprintf(`INSERT INTO runs (bridge, run, kind, status, phase, priority) VALUES ('default', '%s', 'sweep', 'running', 'link', 3)`, run),
+		fmt.Sprintf(`INSERT INTO river_job (kind, args, queue, priority, max_attempts, state) VALUES ('link_people', '{"bridge":"default","run":"%s"}', 'default', 3, 12, 'available')`, run),
+	} {
+		w.exec(t, sql)
+	}
+	w.settings.Schedules = ticks(map[state.Kind]time.Duration{state.Collect: time.Second})
+	d := serve(t, w.bridge(t))
+	d.ready(t)
+	eventually(t, patience, func() string {
+		r, err := state.GetRun(t.Context(), w.db, "default", run)
+		if err != nil || r.Status == state.Running {
+			return fmt.Sprint("running ", err)
+		}
+		return ""
+	})
+	if err := state.Resume(t.Context(), w.db, "default", "looked at"); err != nil {
+		t.Fatal(err)
+	}
+	w.settled(func() {
+		w.UpdateParticipant(row, func(p *simulator.Participant) {
+			p.RecordingID, p.RecordingLink = "recording_new", "https://namewaves.s3.amazonaws.com/new.mp3"
+		})
+	})
+	eventually(t, patience, func() string {
+		if id := says(w.fragment(t, ada), "recording_id"); id != "recording_new" {
+			var owner *uuid.UUID
+			var wanted, applied int64
+			_ = w.db.QueryRow(t.Context(), `SELECT claim_owner, wanted_version, applied_version FROM directory_users WHERE user_id = $1`, ada).Scan(&owner, &wanted, &applied)
+			return fmt.Sprintf("still %s; claim_owner %v, wanted %d, applied %d", id, owner, wanted, applied)
+		}
+		return ""
+	})
+}

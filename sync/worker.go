@@ -52,6 +52,8 @@ type lease struct {
 	// What is to be given back is chosen while no claim is on its way: of those the database knows more than we do.
 	claiming sync.RWMutex // for reading: from a claim's statement until it is held
 	held     sync.Map     // claim → nothing
+	// unreleased: something may be claimed that nobody is at work on; the next heartbeat gives it back.
+	unreleased atomic.Bool
 }
 
 // claim is a user that a process is at work on. One that was written and is claimed again at once is another claim.
@@ -67,6 +69,21 @@ func (l *lease) giveBack(ctx context.Context, db *pgxpool.Pool, bridge string) e
 		return true
 	})
 	return state.ReleaseBut(ctx, db, bridge, l.owner, users)
+}
+
+// release gives back those of the claimed users that nothing has become of. Where the database is away, the next heartbeat
+// does: what was written is no less written for that.
+func (l *lease) release(ctx context.Context, db *pgxpool.Pool, bridge string, claims []claim) {
+	users, fences := make([]int64, len(claims)), make([]int64, len(claims))
+	for i, c := range claims {
+		users[i], fences[i] = c.user, c.fence
+		l.held.Delete(c)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), heartbeatEvery)
+	defer cancel()
+	if len(claims) > 0 && state.ReleaseClaimed(ctx, db, bridge, users, fences) != nil {
+		l.unreleased.Store(true)
+	}
 }
 
 // errLease ends the work of a process that could not say that it is alive: by now another may have taken over.
@@ -102,7 +119,6 @@ type worker struct {
 	ended      sync.Map // run → error or nil: what runs came to that this process has ended
 	endedAny   chan struct{}
 	busy       sync.Map // id of a job → turn
-	unreleased atomic.Bool
 }
 
 // mode is what a worker does beside the steps of its runs.
