@@ -110,6 +110,9 @@ func (r *run) collected(ctx context.Context, walk state.Cursor, stored state.Bri
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
 		return more, err
 	}
+	// Whom the first collect of all has brought is linked by a sweep: where a listing is older than they are, each of their keys
+	// would have to be asked about in BLN, which may take hours. Whoever waits for a command is not to wait for a sweep.
+	bySweep := stored.CollectedAt == nil && r.row.Hosted == nil
 	lookback := stored.Lookback(r.Settings.Lookback)
 	err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
 		late, err := state.CountLate(ctx, tx, r.Name, known.Until.Add(-lookback), lookback, everything(known))
@@ -124,7 +127,7 @@ func (r *run) collected(ctx context.Context, walk state.Cursor, stored state.Bri
 				return err
 			}
 		}
-		if stored.CollectedAt == nil && stored.DirectorySweep == 0 {
+		if stored.CollectedAt == nil {
 			if err := state.HastenSchedule(ctx, tx, r.Name, state.Sweep, 0); err != nil {
 				return err
 			}
@@ -147,8 +150,8 @@ func (r *run) collected(ctx context.Context, walk state.Cursor, stored state.Bri
 			return more, err
 		}
 	}
-	// Before the first complete listing nobody is linked.
-	if stored.DirectorySweep == 0 || !due {
+	// Before the first complete listing nobody is linked, either.
+	if bySweep || stored.DirectorySweep == 0 || !due {
 		return over, nil
 	}
 	return next, nil
@@ -172,6 +175,11 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor, first boo
 	if err != nil {
 		return false, err
 	}
+	defer func() {
+		if err != nil && read.staged.Rows > 0 {
+			r.dropStaged(ctx, read.staged)
+		}
+	}()
 	next, until := walk, cursor.Until
 	switch {
 	case read.whole:
@@ -298,6 +306,15 @@ func (r *run) readWindow(ctx context.Context, walk Walk, span Span) (read, error
 	}, backoff.WithBackOff(backoff.NewExponentialBackOff()), backoff.WithMaxTries(6))
 }
 
+// dropStaged forgets rows that count for nothing. What it cannot forget now, housekeeping does.
+func (r *run) dropStaged(ctx context.Context, reading state.Reading) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), heartbeatEvery)
+	defer cancel()
+	if err := state.DropStaged(ctx, r.DB, r.Name, reading); err != nil {
+		r.Log.Debug("staged rows are left", "bridge", r.Name, "problem", err)
+	}
+}
+
 // brokenOff is an answer that ended in its middle. What was refused, or never answered, the client has repeated already.
 type brokenOff struct{ error }
 
@@ -311,9 +328,14 @@ func within(span Span) namecoach.Filter {
 	return namecoach.Filter{UpdatedAfter: after, UpdatedBefore: before}
 }
 
-// readPages reads the pages of one question, until reading has a verdict.
+// readPages reads the pages of one question, until reading has a verdict. Rows are staged unless it fails.
 func (r *run) readPages(ctx context.Context, reading *Reading, ask ask, filter namecoach.Filter) (got read, verdict Verdict, err error) {
 	got.staged = state.Reading{ID: uuid.New(), Owner: r.owner}
+	defer func() {
+		if err != nil && got.staged.Rows > 0 {
+			r.dropStaged(ctx, got.staged)
+		}
+	}()
 	filter.PerPage = perPage
 	if len(r.Settings.Layout.Fields) > 0 {
 		filter.Include = "custom_attributes"
@@ -450,7 +472,10 @@ func (r *run) search(ctx context.Context, filter namecoach.Filter, key state.Dir
 		return err
 	case err == nil && verdict == Whole:
 		return each(got, reading, keys)
-	case len(keys) == 1:
+	case err == nil:
+		r.dropStaged(ctx, got.staged)
+	}
+	if len(keys) == 1 {
 		return fmt.Errorf("%w: %s", errNotWhole, got.reason)
 	}
 	half := len(keys) / 2

@@ -429,3 +429,25 @@ func TestAHaltedBridgeKeepsNobodyClaimed(t *testing.T) {
 		return ""
 	})
 }
+
+// What is staged of answers that break off counts for nothing, and does not pile up while a process lives.
+func TestRowsOfBrokenAnswersAreNotKept(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{Seed: 1, Users: 2500, MaxPerPage: 1100, Faults: simulator.Faults{PTruncate: 0.5}})
+	w.rude = true
+	w.settings.Schedules = ticks(map[state.Kind]time.Duration{state.Collect: time.Second})
+	s := serve(t, w.bridge(t))
+	s.ready(t)
+	eventually(t, patience, func() string {
+		if w.asked("namecoach participants.list") < 12 {
+			return "not much was asked yet"
+		}
+		return ""
+	})
+	w.Change(func(o *simulator.Options) { o.Faults = simulator.Faults{} })
+	eventually(t, patience, w.wrong)
+	s.stop()
+	if n := value[int](t, w, `SELECT count(*) FROM staged_participants`); n > 0 {
+		t.Errorf("%d rows are staged still", n)
+	}
+}
