@@ -15,7 +15,8 @@ type Decided struct {
 }
 
 // StoreDecisions writes links as decided and marks every user that gained, lost or may have to change its participants.
-// The people are no longer due. Links made by hand are left alone.
+// The people are no longer due. Links made by hand are left alone. Who was linked by hand until somebody released that, and is
+// nobody by the rules, stays so for all to see: a person has said that their voice is not that user's.
 func StoreDecisions(ctx context.Context, q Querier, bridge string, ds []Decided) error {
 	n := len(ds)
 	people, users, rules := make([]string, n), make([]int64, n), make([]string, n)
@@ -27,7 +28,8 @@ func StoreDecisions(ctx context.Context, q Querier, bridge string, ds []Decided)
 		}
 	}
 	if _, err := q.Exec(ctx, `WITH decided AS (SELECT * FROM unnest($2::text[], $3::bigint[], $4::text[]) AS t(person, user_id, rule)),
-		unlinked AS (DELETE FROM links l USING decided d WHERE l.bridge = $1 AND l.person = d.person AND d.user_id = 0 AND l.rule <> 'hand')
+		unlinked AS (DELETE FROM links l USING decided d WHERE l.bridge = $1 AND l.person = d.person AND d.user_id = 0 AND l.rule NOT IN ('hand', 'released')),
+		nobodys AS (UPDATE links l SET user_id = 0 FROM decided d WHERE l.bridge = $1 AND l.person = d.person AND d.user_id = 0 AND l.rule = 'released' AND l.user_id <> 0)
 		INSERT INTO links (bridge, person, user_id, rule) SELECT $1, person, user_id, rule FROM decided WHERE user_id <> 0 AND rule <> 'hand'
 		ON CONFLICT (bridge, person) DO UPDATE SET user_id = EXCLUDED.user_id, rule = EXCLUDED.rule, linked_at = now()
 		WHERE links.rule <> 'hand' AND (links.user_id, links.rule) IS DISTINCT FROM (EXCLUDED.user_id, EXCLUDED.rule)`, bridge, people, users, rules); err != nil {

@@ -10,7 +10,7 @@ import (
 )
 
 // The rules of links that people make. A released one stands until the rules have decided anew: a user whose person changes
-// is then known.
+// is then known. Where they name nobody it stays with no user: what the person has said that is not the user's is taken from there.
 const (
 	LinkedByHand = "hand"
 	LinkReleased = "released"

@@ -337,9 +337,23 @@ func TestAReleasedLinkStandsUntilTheRulesHaveDecided(t *testing.T) {
 				t.Errorf("due are %v, want %v", due, c.due)
 			}
 			link := value[string](t, db, `SELECT coalesce((SELECT user_id || ' ' || rule || coalesce(reason, '') FROM links), '')`)
-			if want := map[int64]string{10: "10 email", 11: "11 externalId"}[c.user]; link != want {
+			if want := map[int64]string{10: "10 email", 11: "11 externalId", 0: "0 released"}[c.user]; link != want {
 				t.Errorf("linked to %q, want %q", link, want)
 			}
+			// A write that was on its way when the link was released has landed only now: its voice must not stay where it is nobody's.
+			exec(t, db, `UPDATE directory_users SET decide_due = true, applied_digest = 'd', applied_source = 'email:ada@x/S-1' WHERE user_id = 11`)
+			for _, u := range get[[]state.DueUser](t)(state.NextUsers(t.Context(), db, "a", 10, 10, true)) {
+				if moved := c.user != 11; u.SourceMoved != moved {
+					t.Errorf("the voice has moved: %v, want %v", u.SourceMoved, moved)
+				}
+			}
+			if was, _, err := linkByHand(t, db, "email:ada@x", 11, "after all"); err != nil || was.UserID != c.user {
+				t.Errorf("linked again after %+v, %v", was, err)
+			}
+			if _, err := releaseLink(t, db, "email:ada@x"); err != nil {
+				t.Error(err)
+			}
+			decided(t, db, "email:ada@x", 11, "externalId", 11)
 			if _, err := releaseLink(t, db, "email:ada@x"); !errors.Is(err, state.ErrNotFound) {
 				t.Errorf("released twice: %v", err)
 			}

@@ -186,11 +186,11 @@ func TestLinkingAndReleasingByHandWriteAtOnce(t *testing.T) {
 	})
 	p.run(t, "backfill").ends(t, 0)
 	who := fmt.Sprint("user:", sick)
-	p.run(t, "holds", "release", who).ends(t, 0).tellsOut(t, "no longer held as unwritable", "Done: nothing had to be written.", who+" is held as unwritable")
+	p.run(t, "holds", "release", who).ends(t, 0).tellsOut(t, "held as unwritable, is tried again", "Done: nothing had to be written.", "was tried again and stays held as unwritable")
 	if err := p.EditOtherInfo(sick, "birthYear", "1990"); err != nil {
 		t.Fatal(err)
 	}
-	p.run(t, "holds", "release", who).ends(t, 0).tellsOut(t, "no longer held as unwritable", "Done: 1 user written.")
+	p.run(t, "holds", "release", who).ends(t, 0).tellsOut(t, "held as unwritable, is tried again", "Done: 1 user written.")
 	if p.cleared([]int64{sick}) != nil {
 		t.Errorf("it is not there: %s", p.UserOtherInfo(sick))
 	}

@@ -35,7 +35,7 @@ func newHolds(a *app) *cobra.Command {
 		Use:   "holds",
 		Short: "Review the people who are held, and decide about them",
 		Long: `A person is held where evidence names no user or several (unmatched, ambiguous, conflict), where BLN would not take or give back
-the record as it is (unwritable), where a link must not be written (refused), or where somebody has put the record back (reverted).
+the record as it is (unwritable), or where a link must not be written (refused).
 Nothing is written for them until the cause is mended or somebody decides.
 
 These commands need DATABASE_URL only (and BRIDGES, where there are several). What link and release decide is carried out at once
@@ -206,14 +206,16 @@ func (a *app) printHolds(ctx context.Context, s *stored, reason string, all bool
 			fmt.Fprintf(w, "  %-10s  %s\n", r, s.cure(string(r), "WHO", "USER_ID"))
 		}
 	}
-	fmt.Fprintf(w, "  %-10s  namebridge holds ignore WHO --reason \"…\"%s\n", "nothing", s.flag)
+	fmt.Fprintf(w, "  %-10s  namebridge holds ignore WHO --reason \"…\"%s\n", "set aside", s.flag)
 	return nil
 }
 
 func reasonNames() string {
-	names := make([]string, len(holdReasons))
-	for i, r := range holdReasons {
-		names[i] = string(r)
+	var names []string
+	for _, r := range holdReasons {
+		if r != bridgesync.Reverted { // nothing makes these yet
+			names = append(names, string(r))
+		}
 	}
 	return strings.Join(names, ", ")
 }
@@ -254,13 +256,13 @@ func (s *stored) cure(reason, who, user string) string {
 	case bridgesync.Conflict:
 		return "say which of the users it is: " + link
 	case bridgesync.Unwritable:
-		return "correct in BLN what the detail names; it is looked at again within a day, or by the next run after: " + release
+		return "correct in BLN what the detail names; it is looked at again within a day, or at once with: " + release
 	case bridgesync.Refused:
 		return "correct the link on NameCoach, or allow its host with LINK_HOSTS"
 	case bridgesync.Reverted:
 		return "have the record written again: " + release
 	}
-	return "namebridge explain " + who + s.flag
+	return "look at it: namebridge holds list --all" + s.flag
 }
 
 // The forms of WHO that mean one alone.
@@ -393,7 +395,8 @@ func (a *app) showSeveral(err error) error {
 }
 
 // carryOn does what was decided about who at once, where the configuration has what the APIs need; else it says when it comes about.
-func (a *app) carryOn(ctx context.Context, s *stored, who state.Who) error {
+// tried is the user whose hold was lifted for that; empty: none.
+func (a *app) carryOn(ctx context.Context, s *stored, who state.Who, tried string) error {
 	b, err := state.GetBridge(ctx, s.db, s.bridge)
 	if err != nil {
 		return err
@@ -412,11 +415,11 @@ func (a *app) carryOn(ctx context.Context, s *stored, who state.Who) error {
 		return err
 	}
 	res := bridgesync.Result{Kind: state.Collect, Status: state.Failed}
-	err = a.drive(ctx, cfg, chosen, s.db, errand{"settle", bridgesync.PhaseLink, settle}, &res)
+	err = a.drive(ctx, cfg, chosen, s.db, errand{"holds", bridgesync.PhaseLink, settle}, &res)
 	if err != nil {
 		return fmt.Errorf("what you have decided is kept, and the next collect writes it: %w", err)
 	}
-	return a.printSettled(ctx, s, who, res)
+	return a.printSettled(ctx, s, who, tried, res)
 }
 
 // settle does at once what is due. A collect that is under way may be past the point where it would have seen it.
@@ -433,7 +436,7 @@ func settle(ctx context.Context, b *bridgesync.Bridge) (res bridgesync.Result, e
 }
 
 // printSettled says what came of a decision.
-func (a *app) printSettled(ctx context.Context, s *stored, who state.Who, res bridgesync.Result) error {
+func (a *app) printSettled(ctx context.Context, s *stored, who state.Who, tried string, res bridgesync.Result) error {
 	w := a.stdout
 	var did []string
 	for _, n := range []struct {
@@ -453,7 +456,11 @@ func (a *app) printSettled(ctx context.Context, s *stored, who state.Who, res br
 		return err
 	}
 	for _, h := range found.Holds {
-		if h.IgnoredAt == nil {
+		switch {
+		case h.IgnoredAt != nil:
+		case h.Kind == state.HeldUser && h.Subject == tried:
+			fmt.Fprintln(w, bridgesync.CleanText(fmt.Sprintf("User %s was tried again and stays held as %s: %s. Next: %s", h.Subject, h.Reason, h.Detail, s.nextStep(h))))
+		default:
 			fmt.Fprintln(w, bridgesync.CleanText(fmt.Sprintf("%s is held as %s: %s", exactly(h), h.Reason, s.nextStep(h))))
 		}
 	}
@@ -555,13 +562,13 @@ func (a *app) printLink(ctx context.Context, s *stored, was state.FoundPerson, u
 		fmt.Fprintf(w, "%s is joined to user %d%s by hand. Before, user %d was linked (%s).\n", person, user, name, was.UserID, ruleName(was.Rule))
 	}
 	if others > 0 {
-		fmt.Fprintf(w, "%s linked to user %d, too; one recording is written. Look: namebridge explain %d%s\n",
-			count(others, noun{"other person is", "other people are"}), user, user, s.flag)
+		fmt.Fprintf(w, "%s linked to user %d, too; one recording is written.\n",
+			count(others, noun{"other person is", "other people are"}), user)
 	}
 	for _, h := range target.Holds {
 		fmt.Fprintf(w, "User %d is held as %s all the same: %s\n", user, h.Reason, s.nextStep(h))
 	}
-	return a.carryOn(ctx, s, state.Who{Person: was.Person})
+	return a.carryOn(ctx, s, state.Who{Person: was.Person}, "")
 }
 
 // ruleName is a rule of a link in the words of a person.
@@ -579,8 +586,8 @@ func newHoldsRelease(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "release WHO",
 		Short: "Take back what was decided about somebody",
-		Long: `Lifts what a person has decided: a link made by hand (the rules decide again; until then it stands), a hold that is ignored (it counts
-again), a user held as reverted. A user held as unwritable is tried again, too.
+		Long: `Lifts what a person has decided: a link made by hand (the rules decide again; where they do not name that user, the badge that came
+by the link is cleared, as far as the guard lets it), or a hold that is ignored (it counts again). A user held as unwritable is tried again, too.
 
 ` + whoHelp,
 		Example: "  namebridge holds release jane.roe@acme.edu\n  namebridge holds release 10344",
@@ -598,7 +605,7 @@ again), a user held as reverted. A user held as unwritable is tried again, too.
 			return err
 		}
 		defer s.stop()
-		var done string
+		var done, tried string
 		due := false
 		err = s.decide(ctx, who, func(tx pgx.Tx, found state.Found) error {
 			several := &severalError{what: "this means several decisions"}
@@ -609,7 +616,7 @@ again), a user held as reverted. A user held as unwritable is tried again, too.
 				}
 				several.list = append(several.list, fmt.Sprintf("%s   joined by hand to user %d", p.Person, p.UserID))
 				act = func() error {
-					due, done = true, fmt.Sprintf("%s is no longer joined by hand to user %d: the rules decide again. What was written stays until they name another user.",
+					due, done = true, fmt.Sprintf("%s is no longer joined by hand to user %d: the rules decide again. Unless they name that user, it is cleared again, as far as the guard lets it.",
 						personName(p.Person), p.UserID)
 					_, err := state.ReleaseLink(ctx, tx, s.bridge, p.Person)
 					return err
@@ -623,7 +630,7 @@ again), a user held as reverted. A user held as unwritable is tried again, too.
 				act = func() error {
 					due = h.Lifts()
 					if due {
-						done = fmt.Sprintf("User %s is no longer held as %s.", h.Subject, h.Reason)
+						tried, done = h.Subject, fmt.Sprintf("User %s, held as %s, is tried again.", h.Subject, h.Reason)
 					} else {
 						done = fmt.Sprintf("%s counts as held again: %s.", whoIs(h), h.Reason)
 					}
@@ -645,7 +652,7 @@ again), a user held as reverted. A user held as unwritable is tried again, too.
 		if !due {
 			return nil
 		}
-		return a.carryOn(ctx, s, who)
+		return a.carryOn(ctx, s, who, tried)
 	}
 	return c
 }
@@ -656,6 +663,18 @@ func exactly(h state.ListedHold) string {
 		return userPrefix + h.Subject
 	}
 	return h.Subject
+}
+
+// nothingTo says that there is nothing to do about whoever was found, without an address: it is an error.
+func (s *stored) nothingTo(do string, found state.Found, why string) error {
+	who := "this person"
+	switch {
+	case len(found.People)+len(found.Users) == 0:
+		return fmt.Errorf("nothing to %s: nobody is known by this address, institution id or BLN user id", do)
+	case len(found.Users) == 1:
+		who = fmt.Sprintf("user %d", found.Users[0].UserID)
+	}
+	return fmt.Errorf("nothing to %s for %s: %s; namebridge holds list%s shows who is held", do, who, why, s.flag)
 }
 
 // nothingToRelease says why, without an address: it is an error.
@@ -672,10 +691,7 @@ func (s *stored) nothingToRelease(found state.Found) error {
 			return fmt.Errorf("nothing to release: linked to user %d (%s), and not held", p.UserID, ruleName(p.Rule))
 		}
 	}
-	if len(found.People)+len(found.Users) > 0 {
-		return errors.New("nothing to release: neither linked by hand nor held")
-	}
-	return errors.New("nothing to release: nobody is known by this address, institution id or BLN user id")
+	return s.nothingTo("release", found, "neither linked by hand nor held")
 }
 
 func newHoldsIgnore(a *app) *cobra.Command {
@@ -716,10 +732,8 @@ func newHoldsIgnore(a *app) *cobra.Command {
 				return several
 			case len(found.Holds) == 1:
 				return state.IgnoreHold(ctx, tx, s.bridge, hold, why)
-			case len(found.People)+len(found.Users) > 0:
-				return errors.New("nothing to ignore: not held")
 			}
-			return errors.New("nothing to ignore: nobody is known by this address, institution id or BLN user id")
+			return s.nothingTo("ignore", found, "not held")
 		})
 		if err != nil {
 			return a.showSeveral(err)

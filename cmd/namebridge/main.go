@@ -14,6 +14,7 @@ import (
 
 	"github.com/sethvargo/go-envconfig"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"namebridge/internal/config"
 )
@@ -104,6 +105,9 @@ Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 3 halted or 
 		},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok && strings.HasPrefix(bad.GetFlag().Value.Type(), "int") {
+			err = fmt.Errorf("--%s %q is no whole number", bad.GetFlag().Name, bad.GetValue())
+		}
 		return usageError{fmt.Errorf("%w\n\nHelp: %s --help", err, cmd.CommandPath())}
 	})
 	root.AddCommand(newServe(a), newBackfill(a), newPlan(a), newCollect(a), newSweep(a), newCensus(a), newStatus(a), newHolds(a), newRuns(a), newDoctor(a), newResume(a), newMigrate(a), newConfig(a), newVersion(a))
@@ -126,11 +130,27 @@ func knownCommand(cmd *cobra.Command, args []string) error {
 	return err
 }
 
+// wrongArgs says which arguments a command takes.
+func wrongArgs(cmd *cobra.Command, args []string) error {
+	name, wanted, some := strings.Cut(cmd.Use, " ")
+	if !some {
+		return fmt.Errorf("%s takes no arguments, but got %q", name, args[0])
+	}
+	line := cmd.CommandPath() + " " + wanted
+	if cmd.Flags().Lookup("reason") != nil {
+		line += ` --reason "…"`
+	}
+	return fmt.Errorf("give %s, and nothing else: %s", strings.Join(strings.Fields(wanted), " and "), line)
+}
+
 // wrapArgs makes complaints about arguments usage errors.
 func wrapArgs(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
 			if err := check(cmd, args); err != nil {
+				if !cmd.HasSubCommands() {
+					err = wrongArgs(cmd, args)
+				}
 				return usageError{fmt.Errorf("%w\n\nHelp: %s --help", err, cmd.CommandPath())}
 			}
 			return nil

@@ -549,9 +549,9 @@ func TestWrongUsageIsExit2AndSaysWhat(t *testing.T) {
 	t.Parallel()
 	nowhere := &place{env: map[string]string{}}
 	everyCommand(func(path []string, c *cobra.Command) {
-		wrong := map[string]string{"--no-such-flag": "no-such-flag", "superfluous": "superfluous"}
+		wrong := map[string]string{"--no-such-flag": "no-such-flag", "superfluous": `"superfluous"`}
 		if strings.Contains(c.Use, " ") { // it takes arguments
-			wrong = map[string]string{"--no-such-flag": "no-such-flag", "one two three": "received 3"}
+			wrong = map[string]string{"--no-such-flag": "no-such-flag", "one two three": ", and nothing else: "}
 		}
 		for args, tells := range wrong {
 			o := nowhere.run(t, append(path, strings.Fields(args)...)...).ends(t, 2, tells, "--help")

@@ -107,7 +107,7 @@ func TestARunIsShownByHowItsIDBegins(t *testing.T) {
 	for _, bad := range []string{"7f3", "", "xyz0", "7f-3a", "jane@acme.edu", sweepRun + "0"} {
 		d.run(t, "runs", "show", bad).ends(t, 2, "at least 4 of its hex digits").discreet(t)
 	}
-	d.run(t, "runs", "show").ends(t, 2, "accepts 1 arg")
+	d.run(t, "runs", "show").ends(t, 2, "give RUN, and nothing else: namebridge runs show RUN")
 	d.run(t, "runs", "list", "--kind", "swep").ends(t, 2, "backfill, plan, collect, sweep")
 	d.run(t, "runs", "list", "--limit", "-1").ends(t, 2, "--limit -1")
 	d.run(t, "runs", "shw").ends(t, 2, "did you mean show")
