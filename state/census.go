@@ -29,6 +29,16 @@ func NextLinked(ctx context.Context, q Querier, bridge, after string, limit int)
 	return ps, nil
 }
 
+// NotSeenSince gives those of people who have rows that nothing has shown since a time, once for each spelling.
+func NotSeenSince(ctx context.Context, q Querier, bridge string, people []string, since time.Time) ([]KnownPerson, error) {
+	ps, err := collect[KnownPerson](q.Query(ctx, `SELECT DISTINCT person, email, CASE WHEN email = '' THEN institution_id ELSE '' END AS institution_id
+		FROM participants WHERE bridge = $1 AND person = ANY($2) AND NOT replaced AND seen_at < $3 ORDER BY person`, bridge, people, since))
+	if err != nil {
+		return nil, fmt.Errorf("read people who were not shown: %w", err)
+	}
+	return ps, nil
+}
+
 // NoteCounted notes people whom a census has a whole answer about. Run it under LockParticipants, in the transaction that
 // stores the answer.
 func NoteCounted(ctx context.Context, q Querier, bridge string, run uuid.UUID, people []string) error {

@@ -1,16 +1,22 @@
 package sync_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
 	"namebridge/internal/simulator"
+	"namebridge/namecoach"
 	"namebridge/state"
 	bridgesync "namebridge/sync"
 )
@@ -62,8 +68,8 @@ func TestWhoIsGoneFromNameCoachIsClearedByTheSecondCensus(t *testing.T) {
 	if members := w.members(t, users[0]); members["namecoach"] == nil {
 		t.Errorf("the key is gone, want null: %s", w.UserOtherInfo(users[0]))
 	}
-	if asked := w.asked("namecoach participants.search"); asked != 1 {
-		t.Errorf("%d searches for twelve people", asked)
+	if asked := w.asked("namecoach participants.search"); asked != 2 {
+		t.Errorf("%d searches, want one for twelve people and one for the two who were not shown", asked)
 	}
 	// They come back, and so does their badge.
 	again := speaker("again", "u000@demo.example", "", users[0])
@@ -268,4 +274,54 @@ func TestACensusAsksInNameCoachsOwnSpelling(t *testing.T) {
 		}
 	}
 	w.right(t)
+}
+
+// forgetful answers a question about many people as if fewer had been asked about.
+type forgetful struct{ most int }
+
+func (f forgetful) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !strings.HasSuffix(r.URL.Path, "/participants/search") {
+		return http.DefaultTransport.RoundTrip(r)
+	}
+	raw, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	var body map[string]string
+	if err := json.Unmarshal(raw, &body); err != nil {
+		return nil, err
+	}
+	keys := strings.Split(body["email_list"], ",")
+	body["email_list"] = strings.Join(keys[:min(len(keys), f.most)], ",")
+	if raw, err = json.Marshal(body); err != nil {
+		return nil, err
+	}
+	again := r.Clone(r.Context())
+	again.Body, again.ContentLength = io.NopCloser(bytes.NewReader(raw)), int64(len(raw))
+	return http.DefaultTransport.RoundTrip(again)
+}
+
+// How many keys one question may have is not published: what a large answer leaves out, without a word, is asked about again.
+func TestACensusDoesNotTrustOneLargeAnswer(t *testing.T) {
+	t.Parallel()
+	w, users, rows := chorus(t, 60, simulator.Options{})
+	w.DeleteParticipant(rows[55])
+	for range 2 {
+		b := w.bridge(t)
+		var err error
+		b.NameCoach, err = namecoach.New(namecoach.Options{
+			BaseURL: w.NameCoachURL(), Token: w.Token(), RequestsPer15Minutes: 1_000_000, Transport: forgetful{most: 25},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res, err := b.Census(t.Context()); err != nil || res.Status != state.Done {
+			t.Fatalf("%+v, %v", res, err)
+		}
+	}
+	for i, user := range users {
+		if there := w.fragment(t, user) != nil; there != (i != 55) {
+			t.Errorf("user %d: a fragment is there: %v", i, there)
+		}
+	}
 }

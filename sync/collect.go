@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -464,11 +465,12 @@ func (r *run) search(ctx context.Context, filter namecoach.Filter, key state.Dir
 	// A question about people has no time to be narrowed in: to the reading it is a single second.
 	reading := NewReading(Walk{Until: time.Unix(1, 0), Next: time.Unix(0, 0), Width: time.Second}, perPage, 0)
 	got, verdict, err := r.readPages(ctx, reading, r.NameCoach.Search, filter)
+	refused := refusedKey(err) || isStatus(err, http.StatusNotFound)
 	switch {
-	case refusedKey(err) && len(keys) == 1:
+	case refused && len(keys) == 1:
 		r.Log.Warn("NameCoach refuses to be asked about one person", "bridge", r.Name, "problem", err)
 		return nil
-	case err != nil && !refusedKey(err):
+	case err != nil && !refused:
 		return err
 	case err == nil && verdict == Whole:
 		return each(got, reading, keys)

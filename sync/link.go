@@ -108,6 +108,9 @@ func Link(p Person, candidates []Candidate, matchBy []Rule) Decision {
 		d.Users = append(d.Users, u)
 	}
 	slices.Sort(d.Users)
+	if ambiguous != "" {
+		d.Users = d.Users[:min(len(d.Users), maxNamed)]
+	}
 	switch {
 	case len(d.Users) == 0:
 		d.Reason, d.Detail, d.Rule = Unmatched, unmatchedDetail(p, matchBy), ""
@@ -128,11 +131,12 @@ func try(p Person, candidates []Candidate, matchBy []Rule) []Tried {
 	add := func(rule Rule, key string, bears func(Candidate) bool) {
 		t := Tried{Rule: rule, Key: key}
 		for _, c := range candidates {
-			if bears(c) && !slices.Contains(t.Users, c.UserID) {
+			if bears(c) {
 				t.Users = append(t.Users, c.UserID)
 			}
 		}
 		slices.Sort(t.Users)
+		t.Users = slices.Compact(t.Users)
 		out = append(out, t)
 	}
 	ids := slices.Clone(p.InstitutionIDs)
@@ -183,10 +187,16 @@ func unmatchedDetail(p Person, matchBy []Rule) string {
 	return "no user of the directory has this " + strings.Join(had, " or ")
 }
 
+// maxNamed is how many users a hold names: a placeholder ("N/A") may be the key of thousands.
+const maxNamed = 20
+
 func conflictDetail(tried []Tried) string {
 	var parts []string
 	for _, t := range tried {
 		for _, u := range t.Users {
+			if len(parts) == maxNamed {
+				return strings.Join(append(parts, "and more"), ", ")
+			}
 			parts = append(parts, fmt.Sprintf("%s names user %d", t.Rule, u))
 		}
 	}

@@ -89,8 +89,8 @@ type counting struct {
 	Concluded bool   `json:"concluded"`
 }
 
-// countNext is one unit of work of a census: it asks NameCoach about the next people who are linked, in its own spelling, by
-// address or, where somebody has none, by institution id. When all were asked, it counts who was not shown.
+// countNext is one unit of work of a census: it asks NameCoach about the next people who are linked, and about those who are
+// not shown once more. When all were asked, it counts who was not shown.
 func (r *run) countNext(ctx context.Context) (verdict, error) {
 	var at counting
 	if err := r.place(&at); err != nil {
@@ -103,17 +103,29 @@ func (r *run) countNext(ctx context.Context) (verdict, error) {
 	if len(people) == 0 {
 		return next, r.conclude(ctx)
 	}
-	var emails, ids []string
-	for _, p := range people {
-		if p.Email != "" {
-			emails = append(emails, p.Email)
-		} else {
-			ids = append(ids, p.InstitutionID)
-		}
-	}
-	answered, err := r.askByKeys(ctx, emails, ids, state.Bringing{By: r.id(), All: true})
+	answered, err := r.askPeople(ctx, people)
 	if err != nil {
 		return more, err
+	}
+	// How many keys one question may have is not published: what is left out of a large answer, and out of its total, may
+	// still be there.
+	keys := make([]string, len(people))
+	for i, p := range people {
+		keys[i] = p.Person
+	}
+	absent, err := state.NotSeenSince(ctx, r.DB, r.Name, keys, r.row.StartedAt)
+	if err != nil {
+		return more, err
+	}
+	for some := range slices.Chunk(absent, fewKeys) {
+		once, err := r.askPeople(ctx, some)
+		if err != nil {
+			return more, err
+		}
+		for _, p := range some {
+			answered[state.KeyEmail][p.Email] = once[state.KeyEmail][p.Email]
+			answered[state.KeyExternalID][p.InstitutionID] = once[state.KeyExternalID][p.InstitutionID]
+		}
 	}
 	at.After = people[len(people)-1].Person
 	whole := map[string]bool{} // who is spelled in several ways must be answered about in each
@@ -137,6 +149,22 @@ func (r *run) countNext(ctx context.Context) (verdict, error) {
 		return to, state.NoteCounted(ctx, tx, r.Name, r.id(), counted)
 	})
 	return more, err
+}
+
+// fewKeys is how many people a question asks about that every server answers whole.
+const fewKeys = 20
+
+// askPeople asks about people in NameCoach's own spelling, by address or, where somebody has none, by institution id.
+func (r *run) askPeople(ctx context.Context, people []state.KnownPerson) (answers, error) {
+	var emails, ids []string
+	for _, p := range people {
+		if p.Email != "" {
+			emails = append(emails, p.Email)
+		} else {
+			ids = append(ids, p.InstitutionID)
+		}
+	}
+	return r.askByKeys(ctx, emails, ids, state.Bringing{By: r.id(), All: true})
 }
 
 // conclude ends the counting of a census, once: another process may be at it, too.

@@ -326,9 +326,9 @@ func (r *run) askEmails(ctx context.Context, sweep int64, emails []string) error
 	return r.storeLive(ctx, sweep, users)
 }
 
-// refusedKey says whether a question failed for what was asked.
+// refusedKey says whether a question failed for what was asked. A 404 of something in front of the server is about no key.
 func refusedKey(err error) bool {
-	return isStatus(err, 400) || isStatus(err, 404) || isStatus(err, 422)
+	return isStatus(err, 400) || isStatus(err, 422) || isGone(err)
 }
 
 func (r *run) storeLive(ctx context.Context, sweep int64, users []bln.User) error {
