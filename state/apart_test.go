@@ -78,7 +78,7 @@ func everything(t *testing.T, db *pgxpool.Pool, bridge string) map[string]bool {
 	owner := uuid.New()
 	_, err := state.EnsureBridge(ctx, db, bridge, value[int64](t, db, `SELECT organization_id FROM bridges WHERE bridge = $1`, bridge))
 	do("EnsureBridge", err)
-	do("NoteLayout", state.InTx(ctx, db, func(tx pgx.Tx) error { return state.NoteLayout(ctx, tx, bridge, "nested") }))
+	do("NoteLayout", state.InTx(ctx, db, func(tx pgx.Tx) error { return state.NoteLayout(ctx, tx, bridge, "nested", "nested") }))
 	_, err = state.Heartbeat(ctx, db, bridge, owner)
 	do("Heartbeat", err)
 	do("NoteServing", state.NoteServing(ctx, db, bridge, owner))
@@ -288,15 +288,20 @@ func writing(t *testing.T, db *pgxpool.Pool, bridge string, run, owner uuid.UUID
 	want(t, db, bridge, "clear", 5, 6)
 	do("StoreWanted", nil)
 	do("Adopt", state.Adopt(ctx, db, bridge, run, state.SweepPriority))
-	if r, err := state.CountRemovals(ctx, db, bridge, run); err != nil || r.Pending != 2 {
-		t.Errorf("%d removals are r.Pending, %v", r.Pending, err)
+	removals, err := state.TakeRemovals(ctx, db, bridge, run, true)
+	do("TakeRemovals", err)
+	if !slices.Equal(removals, []int64{5, 6}) {
+		t.Errorf("to be judged are %v", removals)
 	}
-	do("CountRemovals", nil)
 	if unjudged, err := state.AnyUnjudged(ctx, db, bridge, run); err != nil || !unjudged {
 		t.Errorf("removals that nobody has judged: %v, %v", unjudged, err)
 	}
 	do("AnyUnjudged", nil)
-	do("ReleaseRemovals", state.ReleaseRemovals(ctx, db, bridge, run))
+	do("ReleaseRemovals", state.ReleaseRemovals(ctx, db, bridge, run, removals))
+	if r, err := state.CountRemovals(ctx, db, bridge, run); err != nil || r.Done != 2 {
+		t.Errorf("%d removals were let through, %v", r.Done, err)
+	}
+	do("CountRemovals", nil)
 	planned, err := state.PlannedUsers(ctx, db, bridge, 0, 10)
 	do("PlannedUsers", err)
 	of, err := state.CountPendingOf(ctx, db, bridge, run, state.BackfillPriority)
@@ -377,7 +382,7 @@ func judging(t *testing.T, db *pgxpool.Pool, bridge string, owner uuid.UUID, do 
 	census := get[uuid.UUID](t)(uuid.NewRandom())
 	exec(t, db, `INSERT INTO runs (bridge, run, kind, status) VALUES ($1, $2, 'census', 'running')`, bridge, census)
 	want(t, db, bridge, "clear", 7)
-	if n, err := state.StageRemovals(ctx, db, bridge, census); err != nil || n != 1 {
+	if n, err := stage(ctx, db, bridge, census); err != nil || n != 1 {
 		t.Errorf("%d removals were staged, %v", n, err)
 	}
 	do("StageRemovals", nil)

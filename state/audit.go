@@ -47,7 +47,8 @@ func StoreAudits(ctx context.Context, q Querier, bridge string, as []Audit) (dri
 			decide_due = d.decide_due OR t.seen IS DISTINCT FROM t.applied,
 			listed_fragment = t.seen,
 			applied_digest = CASE WHEN t.seen IS NULL THEN NULL ELSE d.applied_digest END,
-			applied_source = CASE WHEN t.seen IS NULL THEN NULL ELSE d.applied_source END
+			applied_source = CASE WHEN t.seen IS NULL THEN NULL ELSE d.applied_source END,
+			applied_recording = d.applied_recording AND t.seen IS NOT NULL
 		FROM unnest($2::bigint[], $3::bytea[], $4::bytea[]) AS t(u, applied, seen) JOIN locked ON locked.user_id = t.u
 		WHERE d.bridge = $1 AND d.user_id = t.u AND d.applied_digest = t.applied AND d.wanted_version = d.applied_version
 		RETURNING t.seen IS DISTINCT FROM t.applied AS drifted)

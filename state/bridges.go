@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -83,11 +84,11 @@ func (e *UnsettledError) Error() string {
 		"let them end, and run it once more with the former settings where writes are left", e.Bridge, e.Alive, e.Open)
 }
 
-// NoteLayout keeps where the fragment stands and what it consists of, as layout tells it. Where that has changed, what
-// list rows showed and what was written before says nothing about the new place: everyone concerned is to be decided on
-// anew. The bridge is locked until tx ends. An *UnsettledError refuses the change, since what is under way is told from
+// NoteLayout keeps where the fragment stands and what it consists of, as layout tells it; layouts of one place and shape begin
+// with place. Where layout has changed everyone concerned is to be decided on anew, and where place has, what list rows
+// showed and what was written before says nothing about the new one. The bridge is locked until tx ends. An *UnsettledError refuses the change, since what is under way is told from
 // damage by the layout it was made with.
-func NoteLayout(ctx context.Context, tx pgx.Tx, bridge, layout string) error {
+func NoteLayout(ctx context.Context, tx pgx.Tx, bridge, place, layout string) error {
 	var was *string
 	e := UnsettledError{Bridge: bridge}
 	// By itself, so that what is read next is what there is once the lock is had.
@@ -106,13 +107,17 @@ func NoteLayout(ctx context.Context, tx pgx.Tx, bridge, layout string) error {
 	case was != nil && (e.Alive > 0 || e.Open > 0):
 		return &e
 	case was != nil:
-		if _, err := tx.Exec(ctx, `UPDATE directory_users SET listed_fragment = NULL, applied_digest = NULL, applied_source = NULL, decide_due = true
+		forget := `listed_fragment = NULL, applied_digest = NULL, applied_source = NULL, applied_recording = false, `
+		if strings.HasPrefix(*was, place) {
+			forget = ""
+		}
+		if _, err := tx.Exec(ctx, `UPDATE directory_users SET `+forget+`decide_due = true
 			WHERE bridge = $1 AND (wanted_version > 0 OR applied_digest IS NOT NULL OR listed_fragment IS NOT NULL)`, bridge); err != nil {
 			return fmt.Errorf("note the layout of bridge %s: %w", bridge, err)
 		}
 	}
-	if _, err := tx.Exec(ctx, `UPDATE bridges SET layout = $2, rows_carry_fragment = CASE WHEN layout IS NULL THEN rows_carry_fragment END
-		WHERE bridge = $1`, bridge, layout); err != nil {
+	if _, err := tx.Exec(ctx, `UPDATE bridges SET layout = $2, rows_carry_fragment = CASE WHEN layout IS NULL OR starts_with(layout, $3) THEN rows_carry_fragment END
+		WHERE bridge = $1`, bridge, layout, place); err != nil {
 		return fmt.Errorf("note the layout of bridge %s: %w", bridge, err)
 	}
 	return nil

@@ -86,19 +86,19 @@ func TestAnotherLayoutForgetsWhatWasKnownOfTheFormer(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a", "b")
 	note := func(bridge, layout string) error {
-		return state.InTx(t.Context(), db, func(tx pgx.Tx) error { return state.NoteLayout(t.Context(), tx, bridge, layout) })
+		return state.InTx(t.Context(), db, func(tx pgx.Tx) error { return state.NoteLayout(t.Context(), tx, bridge, layout[:5], layout) })
 	}
 	for _, bridge := range []string{"a", "b"} {
 		must(t, state.SetRowsCarryFragment(t.Context(), db, bridge, true))
-		exec(t, db, `INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep, listed_fragment, applied_digest, applied_source, wanted_version, applied_version)
-			VALUES ($1, 1, '', '', '', 1, 'f', 'f', 's', 1, 1), ($1, 2, '', '', '', 1, NULL, NULL, NULL, 0, 0)`, bridge)
+		exec(t, db, `INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep, listed_fragment, applied_digest, applied_source, wanted_version, applied_version, applied_recording)
+			VALUES ($1, 1, '', '', '', 1, 'f', 'f', 's', 1, 1, true), ($1, 2, '', '', '', 1, NULL, NULL, NULL, 0, 0, false)`, bridge)
 		must(t, note(bridge, "first"))
 	}
 	known := func(bridge string) string {
 		return value[string](t, db, `SELECT concat_ws('|', layout, rows_carry_fragment, (SELECT string_agg(concat_ws(',', user_id, listed_fragment, applied_digest,
-			applied_source, decide_due), ';' ORDER BY user_id) FROM directory_users d WHERE d.bridge = b.bridge)) FROM bridges b WHERE bridge = $1`, bridge)
+			applied_source, applied_recording, decide_due), ';' ORDER BY user_id) FROM directory_users d WHERE d.bridge = b.bridge)) FROM bridges b WHERE bridge = $1`, bridge)
 	}
-	const before = `first|t|1,\x66,\x66,\x73,f;2,f`
+	const before = `first|t|1,\x66,\x66,\x73,t,f;2,f,f`
 	must(t, note("a", "first"))
 	if got := known("a"); got != before {
 		t.Errorf("the same again: %s", got)
@@ -111,8 +111,12 @@ func TestAnotherLayoutForgetsWhatWasKnownOfTheFormer(t *testing.T) {
 		t.Errorf("under a live process: %v, %s", err, known("a"))
 	}
 	must(t, state.Leave(t.Context(), db, "a", owner))
+	must(t, note("a", "first and more"))
+	if got := known("a"); got != `first and more|t|1,\x66,\x66,\x73,t,t;2,f,f` {
+		t.Errorf("other fields in the same place: %s", got)
+	}
 	must(t, note("a", "second"))
-	if got := known("a"); got != `second|1,t;2,f` {
+	if got := known("a"); got != `second|1,f,t;2,f,f` {
 		t.Errorf("another: %s", got)
 	}
 	if got := known("b"); got != before {

@@ -21,11 +21,12 @@ type Claimed struct {
 	Version       int64
 	Attempts      int
 	ListedContent []byte
+	Released      bool       // the guard, or a person, has let it through
 	Run           uuid.UUID  // that wants it
 	Window        *time.Time // the end of the window that brought the change, on NameCoach's clock; nil: none did
 }
 
-const claimedColumns = `user_id, fence, action, wanted, wanted_digest, wanted_source, applied_digest, wanted_version AS version, attempts, listed_content,
+const claimedColumns = `user_id, fence, action, wanted, wanted_digest, wanted_source, applied_digest, wanted_version AS version, attempts, listed_content, released_version = wanted_version AS released,
 	coalesce(wanted_run, '00000000-0000-0000-0000-000000000000') AS run, wanted_window AS window`
 
 // free is the condition that nobody who lives has claimed the directory user d.

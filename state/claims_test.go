@@ -179,7 +179,7 @@ func TestWhoIsClaimedAndWhoIsNot(t *testing.T) {
 	if ids, _ := claim(t, db, owner, 10); !slices.Equal(ids, []int64{4}) {
 		t.Errorf("claimed: %v", ids)
 	}
-	must(t, state.ReleaseRemovals(t.Context(), db, "a", uuid.Nil))
+	must(t, letThrough(t.Context(), db, "a", uuid.Nil))
 	if ids, _ := claim(t, db, owner, 10); !slices.Equal(ids, []int64{5}) {
 		t.Errorf("claimed when it was let through: %v", ids)
 	}
@@ -495,7 +495,7 @@ func TestWhatIsWantedAndWhatIsThereSayWhoIsPending(t *testing.T) {
 		t.Error("called off, and still pending")
 	}
 	decide(state.Wanted{Action: "clear"})
-	must(t, state.ReleaseRemovals(t.Context(), db, "a", uuid.Nil))
+	must(t, letThrough(t.Context(), db, "a", uuid.Nil))
 	_, by = claim(t, db, owner, 1)
 	settle(by[1])
 	if pending() || !value[bool](t, db, `SELECT applied_digest IS NULL FROM directory_users`) {

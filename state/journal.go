@@ -122,7 +122,7 @@ func Settle(ctx context.Context, q Querier, bridge string, outcomes []Outcome) e
 				ELSE least(done.version, d.wanted_version - 1) END,
 			applied_digest = CASE WHEN done.applied THEN done.digest ELSE d.applied_digest END,
 			applied_source = CASE WHEN done.applied THEN done.source ELSE d.applied_source END,
-			applied_recording = CASE WHEN NOT done.applied THEN d.applied_recording
+			applied_recording = CASE WHEN NOT done.applied THEN d.applied_recording WHEN done.digest IS NULL THEN false
 				WHEN d.wanted_digest IS NOT DISTINCT FROM done.digest THEN d.wanted->>'recording_link' IS NOT NULL ELSE true END,
 			removes = d.removes OR done.applied AND d.action IS NOT NULL AND d.wanted_digest IS DISTINCT FROM done.digest AND d.wanted->>'recording_link' IS NULL,
 			applied_at = CASE WHEN done.applied THEN now() ELSE d.applied_at END,

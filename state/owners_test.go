@@ -223,7 +223,7 @@ func TestTwoProcessesNeverHaveOneUserAndLoseNothing(t *testing.T) {
 				wanted.UserID = pick(rt, "user", w.users)
 				w.decide(rt, pick(rt, "urgency", []int16{state.CollectPriority, state.CollectPriority, state.BackfillPriority, state.Planned}), wanted)
 			},
-			"let removals through": func() { w.ask(rt, "release", state.ReleaseRemovals(ctx, db, w.bridge, uuid.Nil)) },
+			"let removals through": func() { w.ask(rt, "release", letThrough(ctx, db, w.bridge, uuid.Nil)) },
 			"take up":              func() { w.ask(rt, "adopt", state.Adopt(ctx, db, w.bridge, uuid.New(), state.SweepPriority)) },
 			"claim": func() {
 				p := one()
@@ -369,7 +369,7 @@ func (w *world) finish(rt *rapid.T) {
 			w.decide(rt, state.SweepPriority, wanted)
 		}
 		w.ask(rt, "adopt", state.Adopt(ctx, w.db, w.bridge, uuid.New(), state.SweepPriority))
-		w.ask(rt, "release", state.ReleaseRemovals(ctx, w.db, w.bridge, uuid.Nil))
+		w.ask(rt, "release", letThrough(ctx, w.db, w.bridge, uuid.Nil))
 		cs, err := state.Claim(ctx, w.db, w.bridge, state.BackfillPriority, last.owner, 10)
 		w.ask(rt, "claim", err)
 		for _, c := range cs {

@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,12 +18,24 @@ import (
 	"namebridge/state"
 )
 
+// letThrough has the guard let all through that is to be judged with a run.
+func letThrough(ctx context.Context, db state.Querier, bridge string, run uuid.UUID) error {
+	users, err := state.TakeRemovals(ctx, db, bridge, run, true)
+	return errors.Join(err, state.ReleaseRemovals(ctx, db, bridge, run, users))
+}
+
+// stage has the guard stage all that is to be judged with a run, and says how many that were.
+func stage(ctx context.Context, db state.Querier, bridge string, run uuid.UUID) (int, error) {
+	users, err := state.TakeRemovals(ctx, db, bridge, run, true)
+	return len(users), errors.Join(err, state.StageRemovals(ctx, db, bridge, run, users))
+}
+
 // staged has a census of bridge a want users cleared, and leaves it waiting for a person.
 func staged(t testing.TB, db database, users ...int64) uuid.UUID {
 	t.Helper()
 	want(t, db, "a", "clear", users...)
 	run, _ := begin(t, db, state.NewRun{Kind: state.Census})
-	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", run.Run)); n != len(users) {
+	if n := get[int](t)(stage(t.Context(), db, "a", run.Run)); n != len(users) {
 		t.Fatalf("%d of %d removals were staged", n, len(users))
 	}
 	must(t, state.EndRun(t.Context(), db, "a", run, state.Quarantined, nil, ""))
@@ -94,7 +107,7 @@ func TestARemovalIsWhoeverLosesARecordingOrAll(t *testing.T) {
 				wish(t, db, bridge, state.Wish{Run: uuid.New(), Urgency: state.SweepPriority}, w)
 				continue
 			}
-			must(t, state.ReleaseRemovals(t.Context(), db, bridge, uuid.Nil))
+			must(t, letThrough(t.Context(), db, bridge, uuid.Nil))
 			for _, c := range claim() {
 				must(t, state.Settle(t.Context(), db, bridge, []state.Outcome{{UserID: 1, Fence: c.Fence, Applied: true, Version: c.Version, Digest: c.WantedDigest, Source: c.WantedSource}}))
 			}
@@ -102,10 +115,8 @@ func TestARemovalIsWhoeverLosesARecordingOrAll(t *testing.T) {
 				t.Fatalf("%s: after step %d it is still pending", name, i)
 			}
 		}
-		r, err := state.CountRemovals(t.Context(), db, bridge, uuid.New())
-		must(t, err)
-		if (r.Pending == 1) != c.removal {
-			t.Errorf("%s: %d removals", name, r.Pending)
+		if users := get[[]int64](t)(state.TakeRemovals(t.Context(), db, bridge, uuid.New(), true)); (len(users) == 1) != c.removal {
+			t.Errorf("%s: to be judged are %v", name, users)
 		}
 		// What the guard does not count must not wait for it, and the other way round.
 		last := c.steps[len(c.steps)-1].(state.Wanted)
@@ -131,8 +142,8 @@ func TestWhatLandsWhileNoneIsWantedMakesTheWishARemoval(t *testing.T) {
 		t.Error("a recording that has just come is taken away, and nobody has let that through")
 	}
 	wish(t, db, "a", sweep, badge)
-	if r, err := state.CountRemovals(t.Context(), db, "a", sweep.Run); r.Pending != 1 || err != nil {
-		t.Errorf("%d removals, %v", r.Pending, err)
+	if users := get[[]int64](t)(state.TakeRemovals(t.Context(), db, "a", sweep.Run, true)); len(users) != 1 {
+		t.Errorf("to be judged are %v", users)
 	}
 }
 
@@ -155,14 +166,15 @@ func TestARemovalIsGivenToNobodyBeforeItIsLetThrough(t *testing.T) {
 	}
 	counts := func() [2]int {
 		t.Helper()
-		r, err := state.CountRemovals(t.Context(), db, "a", run.Run)
-		must(t, err)
-		return [2]int{r.Pending, r.Done}
+		return [2]int{len(get[[]int64](t)(state.TakeRemovals(t.Context(), db, "a", run.Run, true))), get[state.Removals](t)(state.CountRemovals(t.Context(), db, "a", run.Run)).Done}
+	}
+	if users := get[[]int64](t)(state.TakeRemovals(t.Context(), db, "a", run.Run, false)); len(users) != 2 {
+		t.Errorf("to be judged at once: %v", users)
 	}
 	if got := counts(); got != [2]int{2, 0} {
 		t.Errorf("pending and done: %v", got)
 	}
-	must(t, state.ReleaseRemovals(t.Context(), db, "a", run.Run))
+	must(t, letThrough(t.Context(), db, "a", run.Run))
 	if got := counts(); got != [2]int{0, 2} {
 		t.Errorf("let through, pending and done: %v", got)
 	}
@@ -183,6 +195,104 @@ func TestARemovalIsGivenToNobodyBeforeItIsLetThrough(t *testing.T) {
 	}
 }
 
+// A run that ends makes its removals the next judge's, also while that one judges.
+func TestTheGuardLetsThroughWhatItHasJudged(t *testing.T) {
+	t.Parallel()
+	for name, judge := range map[string]func(context.Context, state.Querier, string, uuid.UUID, []int64) error{"let through": state.ReleaseRemovals, "staged": state.StageRemovals} {
+		db := directory(t, 9)
+		sweep, _ := begin(t, db, state.NewRun{Kind: state.Backfill, Phase: "decide", Priority: state.BackfillPriority})
+		var many []state.Wanted
+		for _, u := range upTo(9)[1:] {
+			many = append(many, state.Wanted{UserID: u, Action: "clear"})
+		}
+		wish(t, db, "a", state.Wish{Run: sweep.Run, Urgency: state.BackfillPriority}, many...)
+		collect, _ := begin(t, db, state.NewRun{Kind: state.Collect, Phase: "write", Priority: state.CollectPriority})
+		wish(t, db, "a", state.Wish{Run: collect.Run, Urgency: state.CollectPriority}, state.Wanted{UserID: 1, Action: "clear"})
+		must(t, state.InTx(t.Context(), db, func(tx pgx.Tx) error {
+			users := get[[]int64](t)(state.TakeRemovals(t.Context(), tx, "a", collect.Run, true))
+			if !slices.Equal(users, []int64{1}) {
+				t.Errorf("to be judged: %v", users)
+			}
+			must(t, state.EndRun(t.Context(), db, "a", sweep, state.Failed, nil, "interrupted"))
+			return judge(t.Context(), tx, "a", collect.Run, users)
+		}))
+		if n := value[int](t, db, `SELECT count(*) FILTER (WHERE released_version = wanted_version) + (SELECT count(*) FROM plan_steps) FROM directory_users`); n != 1 {
+			t.Errorf("one was judged, and %d were %s", n, name)
+		}
+		// The others are judged together with it.
+		left := get[[]int64](t)(state.TakeRemovals(t.Context(), db, "a", collect.Run, true))
+		must(t, judge(t.Context(), db, "a", collect.Run, left))
+		if r := get[state.Removals](t)(state.CountRemovals(t.Context(), db, "a", collect.Run)); len(left) != 8 || r.Done+r.Staged != 9 {
+			t.Errorf("then %v, and altogether %+v", left, r)
+		}
+	}
+}
+
+// Two runs that judge at once must not both judge what nobody who runs wants: let through by halves, it would be twice as much.
+func TestARemovalIsJudgedByOneRun(t *testing.T) {
+	t.Parallel()
+	for name, judge := range map[string]func(context.Context, state.Querier, string, uuid.UUID, []int64) error{"let through": state.ReleaseRemovals, "staged": state.StageRemovals} {
+		db := directory(t, 2)
+		want(t, db, "a", "clear", 1, 2)
+		census, _ := begin(t, db, state.NewRun{Kind: state.Census})
+		sweep, _ := begin(t, db, state.NewRun{Kind: state.Sweep})
+		first := get[pgx.Tx](t)(db.Begin(t.Context()))
+		users := get[[]int64](t)(state.TakeRemovals(t.Context(), first, "a", census.Run, true))
+		second := make(chan []int64, 1)
+		go func() {
+			users, err := state.TakeRemovals(t.Context(), db, "a", sweep.Run, true)
+			if err != nil {
+				t.Error(err)
+			}
+			second <- users
+		}()
+		for len(second) == 0 && !value[bool](t, db, `SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`) {
+			time.Sleep(time.Millisecond)
+		}
+		must(t, judge(t.Context(), first, "a", census.Run, users))
+		must(t, first.Commit(t.Context()))
+		if others := <-second; len(users) != 2 || len(others) != 0 {
+			t.Errorf("%s: %v by one, %v by the other", name, users, others)
+		}
+	}
+}
+
+// What stands there is told by reading it: a database that is new knows of nobody's recording.
+func TestARecordingThatIsFoundIsForTheGuard(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 2)
+	owner := live(t, db, "a")
+	sweep, _ := begin(t, db, state.NewRun{Kind: state.Sweep})
+	by := state.Wish{Run: sweep.Run, Urgency: state.SweepPriority}
+	badge := func(user int64) state.Wanted {
+		return state.Wanted{UserID: user, Action: "write", Value: []byte(`{"recording_link": null}`), Digest: []byte("badge")}
+	}
+	wish(t, db, "a", by, badge(1), badge(2))
+	_, claimed := claim(t, db, owner, 10)
+	wish(t, db, "a", by, state.Wanted{UserID: 2, Action: "write", Value: []byte(`{"recording_link": "r"}`), Digest: []byte("voice")}) // meanwhile
+	stale := claimed[1]
+	stale.Fence--
+	must(t, state.FoundRecordings(t.Context(), db, "a", []state.Claimed{stale}))
+	if claimed[1].Released || value[bool](t, db, `SELECT removes FROM directory_users WHERE user_id = 1`) {
+		t.Error("who has lost the user has a say")
+	}
+	must(t, state.FoundRecordings(t.Context(), db, "a", []state.Claimed{claimed[1], claimed[2]}))
+	if ids, _ := claim(t, db, owner, 10); !slices.Equal(ids, []int64{2}) {
+		t.Errorf("claimed: %v", ids)
+	}
+	wish(t, db, "a", by, badge(1)) // decided again
+	if users := get[[]int64](t)(state.TakeRemovals(t.Context(), db, "a", sweep.Run, true)); !slices.Equal(users, []int64{1}) {
+		t.Errorf("to be judged: %v", users)
+	}
+	if users := get[[]int64](t)(state.TakeRemovals(t.Context(), db, "a", sweep.Run, false)); len(users) != 0 {
+		t.Errorf("to be judged while there may be more: %v", users)
+	}
+	must(t, letThrough(t.Context(), db, "a", sweep.Run))
+	if ids, by := claim(t, db, owner, 10); !slices.Equal(ids, []int64{1}) || !by[1].Released {
+		t.Errorf("claimed when it was let through: %v", ids)
+	}
+}
+
 func TestARemovalIsStagedOnce(t *testing.T) {
 	t.Parallel()
 	db := directory(t, 6)
@@ -196,13 +306,13 @@ func TestARemovalIsStagedOnce(t *testing.T) {
 		t.Error("a new removal is not noticed")
 	}
 	second, _ := begin(t, db, state.NewRun{Kind: state.Sweep})
-	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", second.Run)); n != 1 {
+	if n := get[int](t)(stage(t.Context(), db, "a", second.Run)); n != 1 {
 		t.Errorf("%d were staged", n)
 	}
 	if unjudged := get[bool](t)(state.AnyUnjudged(t.Context(), db, "a", uuid.Nil)); unjudged {
 		t.Error("everything was staged, and yet something is new")
 	}
-	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", second.Run)); n != 0 {
+	if n := get[int](t)(stage(t.Context(), db, "a", second.Run)); n != 0 {
 		t.Errorf("%d were staged again", n)
 	}
 	steps := func(run uuid.UUID) string {
@@ -215,13 +325,13 @@ func TestARemovalIsStagedOnce(t *testing.T) {
 	// A run that fails asks nobody: the next one does.
 	must(t, state.EndRun(t.Context(), db, "a", second, state.Failed, nil, ""))
 	third, _ := begin(t, db, state.NewRun{Kind: state.Census})
-	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", third.Run)); n != 1 || steps(third.Run) != "3 clear 1" {
+	if n := get[int](t)(stage(t.Context(), db, "a", third.Run)); n != 1 || steps(third.Run) != "3 clear 1" {
 		t.Errorf("%d were staged: %s", n, steps(third.Run))
 	}
 	// What is wanted anew is another thing than what was staged.
 	want(t, db, "a", "write", 1)
 	want(t, db, "a", "clear", 1)
-	if n := get[int](t)(state.StageRemovals(t.Context(), db, "a", third.Run)); n != 1 || steps(third.Run) != "1 clear 3,3 clear 1" {
+	if n := get[int](t)(stage(t.Context(), db, "a", third.Run)); n != 1 || steps(third.Run) != "1 clear 3,3 clear 1" {
 		t.Errorf("%d were staged: %s", n, steps(third.Run))
 	}
 }
@@ -339,7 +449,7 @@ func TestPlannedUsersAreClaimedByNobodyUntilSomebodyWantsThemWritten(t *testing.
 	}{
 		"nobody does":    {func(*testing.T, database) {}, nil},
 		"the plan again": {func(t *testing.T, db database) { wish(t, db, "a", plan, planned...) }, nil},
-		"the guard":      {func(t *testing.T, db database) { must(t, state.ReleaseRemovals(t.Context(), db, "a", uuid.Nil)) }, nil},
+		"the guard":      {func(t *testing.T, db database) { must(t, letThrough(t.Context(), db, "a", uuid.Nil)) }, nil},
 		"a sweep wants it": {func(t *testing.T, db database) {
 			wish(t, db, "a", state.Wish{Run: uuid.New(), Urgency: state.SweepPriority}, planned...)
 		}, []int64{1}},
@@ -360,8 +470,8 @@ func TestPlannedUsersAreClaimedByNobodyUntilSomebodyWantsThemWritten(t *testing.
 				if n := get[int](t)(state.CountPending(t.Context(), db, "a")); n != 2 {
 					t.Errorf("%d are pending", n)
 				}
-				if r, err := state.CountRemovals(t.Context(), db, "a", plan.Run); r.Pending != 0 || err != nil {
-					t.Errorf("the guard judges %d removals of a plan, %v", r.Pending, err)
+				if users := get[[]int64](t)(state.TakeRemovals(t.Context(), db, "a", plan.Run, true)); len(users) != 0 {
+					t.Errorf("the guard judges what a plan would remove: %v", users)
 				}
 				c.then(t, db)
 				if ids, _ := claim(t, db, live(t, db, "a"), 10); !slices.Equal(ids, c.want) {

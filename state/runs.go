@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 )
 
 // Kind is what a run does.
@@ -281,16 +282,15 @@ const unjudged = `NOT EXISTS (SELECT 1 FROM plan_steps s JOIN runs r USING (brid
 const ownRemovals = `d.bridge = $1 AND d.urgency < $3 AND ` + waiting + ` AND ` + unjudged + `
 	AND (d.wanted_run = $2 OR NOT EXISTS (SELECT 1 FROM runs r WHERE r.bridge = $1 AND r.run = d.wanted_run AND r.status = 'running'))`
 
-// Removals are what the guard judges.
+// Removals are what the guard goes by, beside those that it judges.
 type Removals struct {
-	Pending int // to be judged with this run
-	Done    int // of the run, that were let through already
-	Staged  int // of the bridge, that wait for a person
+	Done   int // of the run, that were let through already
+	Staged int // of the bridge, that wait for a person
 }
 
-// CountRemovals counts the removals that are to be judged with a run.
+// CountRemovals counts the removals that were judged.
 func CountRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID) (Removals, error) {
-	r, err := one[Removals](q.Query(ctx, `SELECT (SELECT count(*) FROM directory_users d WHERE `+ownRemovals+`) AS pending,
+	r, err := one[Removals](q.Query(ctx, `SELECT
 		(SELECT count(*) FROM directory_users d WHERE d.bridge = $1 AND d.wanted_run = $2 AND d.removes AND d.released_version = d.wanted_version) AS done,
 		(SELECT count(*) FROM directory_users d WHERE d.bridge = $1 AND d.urgency < $3 AND `+waiting+` AND NOT `+unjudged+`) AS staged`,
 		bridge, run, Planned))
@@ -309,23 +309,67 @@ func AnyUnjudged(ctx context.Context, q Querier, bridge string, run uuid.UUID) (
 	return there, nil
 }
 
-// StageRemovals keeps the removals that are to be judged with a run as its steps, which wait for a person, and says how many.
-func StageRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID) (staged int, err error) {
-	tag, err := q.Exec(ctx, `INSERT INTO plan_steps (bridge, run, user_id, action, wanted, digest, version)
-		SELECT bridge, $2, user_id, action, wanted, applied_digest, wanted_version FROM directory_users d WHERE `+ownRemovals+`
-		ON CONFLICT (bridge, run, user_id) DO UPDATE SET action = EXCLUDED.action, wanted = EXCLUDED.wanted, digest = EXCLUDED.digest, version = EXCLUDED.version`,
-		bridge, run, Planned)
-	if err != nil {
-		return 0, fmt.Errorf("stage the removals of run %s: %w", run, err)
+// TakeRemovals gives the users whose removals are to be judged with a run. They stay as they are until tx ends, so that what
+// is let through or staged is what was judged, whatever else becomes the run's to judge meanwhile. Those of recordings that
+// only reading has found are among them if found says so: as long as users are read and written, there may be more.
+func TakeRemovals(ctx context.Context, tx Querier, bridge string, run uuid.UUID, found bool) ([]int64, error) {
+	judged := ownRemovals
+	if !found {
+		judged += ` AND (d.applied_digest IS NOT NULL OR d.action = 'clear')`
 	}
-	return int(tag.RowsAffected()), nil
+	take := func(which string, args ...any) (users []int64, err error) {
+		rows, err := tx.Query(ctx, `SELECT user_id FROM directory_users d WHERE `+judged+which, args...)
+		if err == nil {
+			users, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+		}
+		if err != nil {
+			return nil, fmt.Errorf("take the removals of run %s: %w", run, err)
+		}
+		return users, nil
+	}
+	locked, err := take(` ORDER BY user_id FOR UPDATE`, bridge, run, Planned)
+	if err != nil || len(locked) == 0 {
+		return nil, err
+	}
+	// Whoever had them before may have staged them, which only a statement sees that begins afterwards.
+	return take(` AND user_id = ANY($4) ORDER BY user_id`, bridge, run, Planned, locked)
 }
 
-// ReleaseRemovals lets the removals through that are to be judged with a run.
-func ReleaseRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID) error {
-	_, err := q.Exec(ctx, `UPDATE directory_users d SET released_version = wanted_version WHERE `+ownRemovals, bridge, run, Planned)
+// StageRemovals keeps removals that were taken as steps of the run, which wait for a person.
+func StageRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID, users []int64) error {
+	_, err := q.Exec(ctx, `INSERT INTO plan_steps (bridge, run, user_id, action, wanted, digest, version)
+		SELECT bridge, $2, user_id, action, wanted, applied_digest, wanted_version FROM directory_users WHERE bridge = $1 AND user_id = ANY($3)
+		ON CONFLICT (bridge, run, user_id) DO UPDATE SET action = EXCLUDED.action, wanted = EXCLUDED.wanted, digest = EXCLUDED.digest, version = EXCLUDED.version`,
+		bridge, run, orEmpty(users))
+	if err != nil {
+		return fmt.Errorf("stage the removals of run %s: %w", run, err)
+	}
+	return nil
+}
+
+// ReleaseRemovals lets removals through that were taken. They are the run's from now on, which counts them when it judges again.
+func ReleaseRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID, users []int64) error {
+	_, err := q.Exec(ctx, `UPDATE directory_users SET released_version = wanted_version, wanted_run = $2 WHERE bridge = $1 AND user_id = ANY($3)`,
+		bridge, run, orEmpty(users))
 	if err != nil {
 		return fmt.Errorf("let the removals of run %s through: %w", run, err)
+	}
+	return nil
+}
+
+// FoundRecordings says of claimed users that a recording stands there which what is wanted would take away, and gives them
+// back: that is for the guard to judge.
+func FoundRecordings(ctx context.Context, q Querier, bridge string, claimed []Claimed) error {
+	users, fences := make([]int64, len(claimed)), make([]int64, len(claimed))
+	for i, c := range claimed {
+		users[i], fences[i] = c.UserID, c.Fence
+	}
+	_, err := q.Exec(ctx, `WITH `+inOrder+` UPDATE directory_users d SET claim_owner = NULL, applied_recording = true,
+			removes = d.removes OR d.wanted_version > d.applied_version AND d.wanted->>'recording_link' IS NULL
+		FROM unnest($2::bigint[], $3::bigint[]) AS t(u, f) JOIN locked ON locked.user_id = t.u
+		WHERE d.bridge = $1 AND d.user_id = t.u AND d.fence = t.f`, bridge, users, fences)
+	if err != nil {
+		return fmt.Errorf("note recordings that were found: %w", err)
 	}
 	return nil
 }

@@ -402,7 +402,7 @@ func TestARunIsQuarantinedWhileWhatItStagedIsPending(t *testing.T) {
 	db := directory(t, 2)
 	want(t, db, "a", "clear", 1)
 	run, _ := begin(t, db, state.NewRun{Kind: state.Sweep})
-	get[int](t)(state.StageRemovals(t.Context(), db, "a", run.Run))
+	get[int](t)(stage(t.Context(), db, "a", run.Run))
 	must(t, state.EndRun(t.Context(), db, "a", run, state.Quarantined, nil, ""))
 	quarantined := func() []string {
 		return get[state.Totals](t)(state.CountTotals(t.Context(), db, "a")).Quarantined

@@ -99,7 +99,7 @@ func StoreWanted(ctx context.Context, q Querier, bridge string, by Wish, ws []Wa
 				AND EXISTS (SELECT 1 FROM runs r WHERE r.bridge = $1 AND r.run = d.wanted_run AND r.status = 'running') THEN d.wanted_run ELSE $8 END,
 			wanted_window = CASE WHEN NOT t.wish THEN NULL WHEN t.same THEN coalesce(d.wanted_window, $10) ELSE $10 END,
 			applied_recording = CASE WHEN t.there THEN (t.v::jsonb)->>'recording_link' IS NOT NULL ELSE d.applied_recording END,
-			removes = t.wish AND (t.a = 'clear' OR d.applied_digest IS NOT NULL AND d.applied_recording AND (t.v::jsonb)->>'recording_link' IS NULL),
+			removes = t.wish AND (t.a = 'clear' OR d.applied_recording AND (t.v::jsonb)->>'recording_link' IS NULL),
 			attempts = CASE WHEN d.action = t.a AND d.wanted_digest IS NOT DISTINCT FROM t.g THEN d.attempts ELSE 0 END,
 			retry_at = CASE WHEN d.action = t.a AND d.wanted_digest IS NOT DISTINCT FROM t.g THEN d.retry_at END
 		FROM t WHERE d.bridge = $1 AND d.user_id = t.u)

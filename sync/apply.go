@@ -153,18 +153,22 @@ func (r *run) startWrites(ctx context.Context) error {
 			return to, err
 		}
 		place.Waiting = removals.Staged > 0
-		if removals.Pending > 0 {
+		judged, err := state.TakeRemovals(ctx, tx, r.Name, r.id(), r.row.Place != nil)
+		if err != nil {
+			return to, err
+		}
+		if len(judged) > 0 {
 			totals, err := state.CountTotals(ctx, tx, r.Name)
 			if err != nil {
 				return to, err
 			}
-			if r.Settings.Guard.Stages(removals.Pending+removals.Done, totals.Linked) {
-				staged, err := state.StageRemovals(ctx, tx, r.Name, r.id())
-				if err != nil {
-					return to, err
-				}
-				place.Staged += staged
-			} else if err := state.ReleaseRemovals(ctx, tx, r.Name, r.id()); err != nil {
+			if r.Settings.Guard.Stages(len(judged)+removals.Done, totals.Linked) {
+				place.Staged += len(judged)
+				err = state.StageRemovals(ctx, tx, r.Name, r.id(), judged)
+			} else {
+				err = state.ReleaseRemovals(ctx, tx, r.Name, r.id(), judged)
+			}
+			if err != nil {
 				return to, err
 			}
 		}
@@ -346,6 +350,7 @@ func (w *worker) laneFailed(ctx context.Context, a syncBatch, problem error) err
 type remains struct {
 	mu       sync.Mutex
 	failed   []state.Failure
+	removals []state.Claimed // that nobody has judged
 	withdraw []state.Claimed
 	holds    []state.Hold
 }
@@ -397,6 +402,11 @@ func (w *writer) storeIn(ctx context.Context, tx pgx.Tx, rest *remains) error {
 		}
 		soonest := slices.MinFunc(rest.failed, func(a, b state.Failure) int { return cmp.Compare(a.RetryAfter, b.RetryAfter) }).RetryAfter
 		if err := state.HastenSchedule(ctx, tx, w.Name, state.Housekeeping, soonest); err != nil {
+			return err
+		}
+	}
+	if len(rest.removals) > 0 {
+		if err := state.FoundRecordings(ctx, tx, w.Name, rest.removals); err != nil {
 			return err
 		}
 	}
@@ -478,6 +488,11 @@ func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains) er
 			rest.withdraw = append(rest.withdraw, c)
 			rest.mu.Unlock()
 			return nil
+		case m.removes && !c.Released: // decided without knowing what stands there
+			rest.mu.Lock()
+			rest.removals = append(rest.removals, c)
+			rest.mu.Unlock()
+			return nil
 		}
 		again, err := w.send(ctx, c, m, read, rest)
 		switch {
@@ -524,6 +539,7 @@ type merged struct {
 	members []Member
 	there   bool // what is wanted stands there already
 	notOurs bool // to be cleared, but somebody else has changed it
+	removes bool // a recording that stands there would be gone
 }
 
 // merge makes the write for one user as just read. A problem is why it cannot be written, for people to read.
@@ -543,6 +559,7 @@ func (r *run) merge(user bln.User, c state.Claimed) (m merged, problem string) {
 		if err := json.Unmarshal(c.Wanted, &fragment); err != nil {
 			return m, "what is wanted cannot be read: " + err.Error()
 		}
+		m.removes = fragment[recordingKey] == nil && layout.HasRecording(m.before.Get)
 	} else if !bytes.Equal(seen, c.AppliedDigest) {
 		m.notOurs = true
 		return m, ""

@@ -61,14 +61,20 @@ func (l Layout) names() []string {
 	return names
 }
 
-// fingerprint is the same for layouts whose digests of what stands under our keys can be compared.
-func (l Layout) fingerprint() string {
-	kind, names := "nested", l.names()
+// place is the same for layouts whose fragments stand in one place, in one shape.
+func (l Layout) place() string {
+	kind := "nested"
 	if l.Flat {
 		kind = "flat"
 	}
+	return fmt.Sprintf("%s %q ", kind, l.Key)
+}
+
+// fingerprint is the same for layouts of one place with the same keys.
+func (l Layout) fingerprint() string {
+	names := l.names()
 	slices.Sort(names)
-	return fmt.Sprintf("%s %q %q", kind, l.Key, names)
+	return l.place() + fmt.Sprintf("%q", names)
 }
 
 // Owns says whether a top-level key of otherInfo is the bridge's.
@@ -292,6 +298,21 @@ func (l Layout) Seen(get func(key string) (json.RawMessage, bool)) []byte {
 		f[n] = &s
 	}
 	return f.Digest()
+}
+
+// HasRecording says whether what stands under our keys in an otherInfo, whoever has put it there, has a recording.
+func (l Layout) HasRecording(get func(key string) (json.RawMessage, bool)) bool {
+	if l.Flat {
+		raw, ok := get(l.Key + "_" + recordingKey)
+		return ok && !isNull(raw)
+	}
+	var values map[string]json.RawMessage
+	whole, ok := get(l.Key)
+	if !ok || json.Unmarshal(whole, &values) != nil { // what is no object has none
+		return false
+	}
+	raw, ok := values[recordingKey]
+	return ok && !isNull(raw)
 }
 
 func isNull(raw json.RawMessage) bool { return string(bytes.TrimSpace(raw)) == "null" }

@@ -159,7 +159,7 @@ func startWorker(ctx context.Context, b *Bridge, m mode) (*worker, error) {
 	var company state.Company
 	err = state.InTx(ctx, w.db, func(tx pgx.Tx) (err error) {
 		// This locks the bridge: of those that start at the same moment each one sees all that were before it.
-		if err = state.NoteLayout(ctx, tx, b.Name, b.Settings.Layout.fingerprint()); err == nil {
+		if err = state.NoteLayout(ctx, tx, b.Name, b.Settings.Layout.place(), b.Settings.Layout.fingerprint()); err == nil {
 			company, err = state.Heartbeat(ctx, tx, b.Name, w.owner)
 		}
 		return err
