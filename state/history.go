@@ -11,10 +11,11 @@ import (
 	"github.com/google/uuid"
 )
 
-// Runs yields up to limit runs (0: all) of one kind (empty: of any), newest first, and stops after its first error.
+// Runs yields up to limit runs (0: all) of one kind (empty: of any), and stops after its first error: those first that were started, or
+// gone on with, last.
 func Runs(ctx context.Context, q Querier, bridge string, kind Kind, limit int) iter.Seq2[Run, error] {
 	return stream[Run](ctx, q, "read runs of bridge "+bridge, `SELECT `+runColumns+` FROM runs
-		WHERE bridge = $1 AND ($2 = '' OR kind = $2) ORDER BY started_at DESC, run LIMIT nullif($3::bigint, 0)`, bridge, kind, limit)
+		WHERE bridge = $1 AND ($2 = '' OR kind = $2) ORDER BY coalesce(resumed_at, started_at) DESC, run LIMIT nullif($3::bigint, 0)`, bridge, kind, limit)
 }
 
 // MinRunPrefix is how many hex digits name a run, at least.
@@ -82,6 +83,53 @@ func CountSteps(ctx context.Context, q Querier, bridge string, run uuid.UUID) (S
 	return s, nil
 }
 
+// Holding is a run that keeps removals until a person has approved them.
+type Holding struct {
+	Run       uuid.UUID
+	Kind      Kind
+	StartedAt time.Time
+	Users     int // that it keeps them of
+}
+
+// HoldingRuns gives the quarantined runs whose staged steps wait for a person, the oldest first. Others are quarantined because
+// these wait.
+func HoldingRuns(ctx context.Context, q Querier, bridge string) ([]Holding, error) {
+	hs, err := collect[Holding](q.Query(ctx, `SELECT r.run, r.kind, r.started_at, count(*) AS users
+		FROM runs r JOIN plan_steps s USING (bridge, run) JOIN directory_users d USING (bridge, user_id)
+		WHERE r.bridge = $1 AND r.status = 'quarantined' AND r.approved_at IS NULL AND `+stillWanted+` AND d.released_version < d.wanted_version
+		GROUP BY r.run, r.kind, r.started_at ORDER BY r.started_at, r.run`, bridge))
+	if err != nil {
+		return nil, fmt.Errorf("read what waits for approval in bridge %s: %w", bridge, err)
+	}
+	return hs, nil
+}
+
+// PlannedRemovals are the steps of a plan that take something away, as a backfill would find them.
+type PlannedRemovals struct {
+	Judged int // for the guard to judge
+	Kept   int // that an earlier run keeps for a person
+}
+
+// CountPlannedRemovals counts the steps of a plan that take something away.
+func CountPlannedRemovals(ctx context.Context, q Querier, bridge string, plan uuid.UUID) (PlannedRemovals, error) {
+	r, err := one[PlannedRemovals](q.Query(ctx, `SELECT count(*) FILTER (WHERE `+unjudged+`) AS judged, count(*) FILTER (WHERE NOT `+unjudged+`) AS kept
+		FROM plan_steps p JOIN directory_users d USING (bridge, user_id) WHERE p.bridge = $1 AND p.run = $2 AND p.version = d.wanted_version AND `+waiting, bridge, plan))
+	if err != nil {
+		return r, fmt.Errorf("count the removals of plan %s: %w", plan, err)
+	}
+	return r, nil
+}
+
+// LeftOut gives the users of a run's steps for whom it has written nothing.
+func LeftOut(ctx context.Context, q Querier, bridge string, run uuid.UUID) (users []int64, err error) {
+	err = q.QueryRow(ctx, `SELECT coalesce(array_agg(user_id ORDER BY user_id), '{}') FROM plan_steps s WHERE bridge = $1 AND run = $2
+		AND NOT EXISTS (SELECT 1 FROM journal j WHERE j.bridge = $1 AND j.run = $2 AND j.user_id = s.user_id AND j.state = 'verified')`, bridge, run).Scan(&users)
+	if err != nil {
+		return nil, fmt.Errorf("read whom run %s has left out: %w", run, err)
+	}
+	return users, nil
+}
+
 // stillWanted is the condition that the directory user d is still to get what step s says.
 const stillWanted = `d.gone_at IS NULL AND d.wanted_version = s.version AND d.wanted_version > d.applied_version`
 
@@ -133,4 +181,14 @@ func CountRunWrites(ctx context.Context, q Querier, bridge string, run uuid.UUID
 		counts[c.State] = c.N
 	}
 	return counts, nil
+}
+
+// ServerMerges says whether the last probe of a write that came to its end has shown that BLN merges what it is sent.
+func ServerMerges(ctx context.Context, q Querier, bridge string) (merges bool, err error) {
+	err = q.QueryRow(ctx, `SELECT coalesce((SELECT counts->>'semantics' = 'merge' FROM runs WHERE bridge = $1 AND kind = 'probe' AND status = 'done'
+		ORDER BY started_at DESC LIMIT 1), false)`, bridge).Scan(&merges)
+	if err != nil {
+		return false, fmt.Errorf("read what the last probe has shown: %w", err)
+	}
+	return merges, nil
 }

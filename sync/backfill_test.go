@@ -239,11 +239,32 @@ func TestAddressesThatUsersEditCountOnlyWhereTheyMay(t *testing.T) {
 	}
 }
 
+// Trap 47: a setting alone is no proof. Where no probe has shown that the server merges, or it has shown that it does not,
+// everything is sent.
+func TestMergeWithoutAProofSendsEverything(t *testing.T) {
+	t.Parallel()
+	for name, shown := range map[string]string{"no probe": "", "a probe that has shown replace": "replace"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{Seed: 26, Users: 60})
+			w.merging(t, true)
+			w.exec(t, `DELETE FROM runs`)
+			if shown != "" {
+				w.exec(t, `INSERT INTO runs (bridge, run, kind, status, ended_at, counts) VALUES ('default', gen_random_uuid(), 'probe', 'done', now(), jsonb_build_object('semantics', $1::text))`, shown)
+			}
+			if res := w.backfill(t); res.Written == 0 {
+				t.Errorf("%+v", res)
+			}
+			w.right(t)
+		})
+	}
+}
+
 // Traps 48, 49: what others have stored is not sent, so it cannot be refused.
 func TestAMergingServerIsSentOnlyTheFragment(t *testing.T) {
 	t.Parallel()
 	w := start(t, simulator.Options{Seed: 25, Users: 250, Put: simulator.ShallowMerge})
-	w.settings.MergingServer = true
+	w.merging(t, true)
 	truth := w.Truth()
 	full := 0
 	for id, u := range truth.Users {

@@ -184,7 +184,7 @@ func TestAForeignKeyThatAWriteDamagesIsPutBackAndEverythingStops(t *testing.T) {
 			c.tamper(&o)
 			w := start(t, o)
 			w.crowd(40)
-			w.settings.MergingServer = c.merging
+			w.merging(t, c.merging)
 			before := w.ForeignDigests("namecoach")
 
 			bridge, check := measured(w.bridge(t))
@@ -279,7 +279,7 @@ func TestWhatCannotBePutBackKeepsItsWholeBeforeImage(t *testing.T) {
 			t.Parallel()
 			w := start(t, o)
 			w.crowd(40)
-			w.settings.MergingServer = o.Put != simulator.Replace
+			w.merging(t, o.Put != simulator.Replace)
 			images := map[int64]string{}
 			for _, u := range w.Users() {
 				images[u.ID] = w.UserOtherInfo(u.ID)
@@ -331,7 +331,7 @@ func TestABridgeHaltsWhateverTheDamagedKeyIsCalled(t *testing.T) {
 			t.Parallel()
 			// Only where just the fragment is sent does a key of such a name pass our own check.
 			w := start(t, simulator.Options{Seed: 1, Put: simulator.ShallowMerge, DropForeignKeyOnPut: simulator.Tamper{At: 1}})
-			w.settings.MergingServer = true
+			w.merging(t, true)
 			w.addSpeaker(`{"` + key + `":"theirs"}`)
 			before := w.ForeignDigests("namecoach")
 			res, err := w.bridge(t).Backfill(t.Context(), time.Time{})

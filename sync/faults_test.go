@@ -256,7 +256,7 @@ func TestWhatOthersEditAroundAWrite(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := start(t, simulator.Options{Put: c.put, PutAnswer: c.answer})
-			w.settings.MergingServer = c.put != simulator.Replace
+			w.merging(t, c.put != simulator.Replace)
 			w.addSpeaker(`{"jobTitle":"Welder","Cohort":"2024"}`)
 			f := w.front(t)
 			var once sync.Once

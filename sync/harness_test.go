@@ -74,6 +74,19 @@ func start(t testing.TB, o simulator.Options) *world {
 	return w
 }
 
+// merging sets BLN_PUT_SEMANTICS; merge as a probe has shown it.
+func (w *world) merging(t testing.TB, merges bool) {
+	t.Helper()
+	w.settings.MergingServer = merges
+	if !merges {
+		return
+	}
+	if _, err := state.EnsureBridge(t.Context(), w.db, "default", w.OrganizationID()); err != nil {
+		t.Fatal(err)
+	}
+	w.exec(t, `INSERT INTO runs (bridge, run, kind, status, ended_at, counts) VALUES ('default', gen_random_uuid(), 'probe', 'done', now(), '{"semantics": "merge"}')`)
+}
+
 // bodies keeps what a bridge sends as PUT.
 type bodies struct {
 	mu   sync.Mutex

@@ -137,6 +137,20 @@ func startWorker(ctx context.Context, b *Bridge, m mode) (*worker, error) {
 	if _, err := state.EnsureBridge(ctx, w.db, b.Name, b.Settings.OrganizationID); err != nil {
 		return nil, err
 	}
+	if b.Settings.MergingServer {
+		merges, err := state.ServerMerges(ctx, w.db, b.Name)
+		if err != nil {
+			return nil, err
+		}
+		if !merges {
+			w.log.Warn("BLN_PUT_SEMANTICS is merge, but the last probe has not shown that this server merges: every write sends the whole otherInfo, "+
+				"which is safe on any server", "bridge", b.Name, "cure", "namebridge doctor --probe-write USER_ID")
+			whole := *b
+			whole.Settings.MergingServer = false
+			b = &whole
+			w.b = b
+		}
+	}
 	queues := map[string]river.QueueConfig{
 		stepQueue(b.Name): {MaxWorkers: stepWorkers}, urgentQueue(b.Name): {MaxWorkers: ownLanes}, bulkQueue(b.Name): {MaxWorkers: ownLanes},
 	}
