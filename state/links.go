@@ -38,7 +38,12 @@ func StoreDecisions(ctx context.Context, q Querier, bridge string, ds []Decided)
 	if _, err := q.Exec(ctx, `UPDATE participants SET link_due = false WHERE bridge = $1 AND person = ANY($2) AND link_due`, bridge, people); err != nil {
 		return fmt.Errorf("store links: %w", err)
 	}
-	if _, err := q.Exec(ctx, `UPDATE directory_users SET decide_due = true WHERE bridge = $1 AND user_id = ANY($2) AND NOT decide_due`, bridge, touched); err != nil {
+	// Who is due already is left alone, but only as the row is once its lock is had: whoever decides on it meanwhile has not seen
+	// these links, and takes its being due away.
+	if _, err := q.Exec(ctx, `WITH locked AS MATERIALIZED (SELECT user_id, decide_due FROM directory_users
+			WHERE bridge = $1 AND user_id = ANY($2) ORDER BY user_id FOR UPDATE)
+		UPDATE directory_users d SET decide_due = true FROM locked WHERE d.bridge = $1 AND d.user_id = locked.user_id AND NOT locked.decide_due`,
+		bridge, touched); err != nil {
 		return fmt.Errorf("store links: %w", err)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 )
 
 // DueUser is a user to decide on.
@@ -28,7 +29,7 @@ type DueUser struct {
 
 // NextUsers gives up to limit users after the given one whose state may have to change: those linked, those of whom
 // something was ever wanted, and those that something has happened to; with dueOnly just the last. They are locked
-// until the transaction ends.
+// until the transaction ends, and given as they are once the locks are had.
 func NextUsers(ctx context.Context, q Querier, bridge string, after int64, limit int, dueOnly bool) ([]DueUser, error) {
 	// Each branch walks an index from the given user on, so that a batch costs the same however many users there are.
 	next := `SELECT user_id FROM directory_users WHERE bridge = $1 AND user_id > $2 AND decide_due ORDER BY user_id LIMIT $3`
@@ -39,15 +40,24 @@ func NextUsers(ctx context.Context, q Querier, bridge string, after int64, limit
 					AND (decide_due OR wanted_version > 0 OR applied_digest IS NOT NULL) ORDER BY user_id LIMIT $3)) x
 			ORDER BY user_id LIMIT $3`
 	}
-	us, err := collect[DueUser](q.Query(ctx, `WITH next AS MATERIALIZED (`+next+`)
-		SELECT d.user_id, d.decide_due AS due, d.listed_fragment, d.listed_content,
+	// By itself: a statement that has waited for a row reads the row anew, and nothing else. A link, or a hold, of before would
+	// stand beside what is there now.
+	rows, err := q.Query(ctx, `WITH next AS MATERIALIZED (`+next+`)
+		SELECT d.user_id FROM next JOIN directory_users d ON d.bridge = $1 AND d.user_id = next.user_id ORDER BY d.user_id FOR UPDATE OF d`, bridge, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("lock users to decide on: %w", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return nil, fmt.Errorf("lock users to decide on: %w", err)
+	}
+	us, err := collect[DueUser](q.Query(ctx, `SELECT d.user_id, d.decide_due AS due, d.listed_fragment, d.listed_content,
 			d.applied_digest, d.applied_source, coalesce(d.action, '') AS action, d.wanted_digest, d.wanted_version > d.applied_version AS pending,
 			EXISTS (SELECT 1 FROM participants p LEFT JOIN links l USING (bridge, person)
 				WHERE p.bridge = $1 AND p.participant = d.applied_source AND (p.replaced OR l.user_id <> d.user_id)) AS source_moved,
 			coalesce(h.reason, '') AS held_reason, h.content AS held_content, h.checked_at AS held_checked
-		FROM next JOIN directory_users d ON d.bridge = $1 AND d.user_id = next.user_id
-		LEFT JOIN holds h ON h.bridge = $1 AND h.kind = 'user' AND h.subject = d.user_id::text
-		ORDER BY d.user_id FOR UPDATE OF d`, bridge, after, limit))
+		FROM directory_users d LEFT JOIN holds h ON h.bridge = $1 AND h.kind = 'user' AND h.subject = d.user_id::text
+		WHERE d.bridge = $1 AND d.user_id = ANY($2) ORDER BY d.user_id`, bridge, ids))
 	if err != nil {
 		return nil, fmt.Errorf("read users to decide on: %w", err)
 	}
