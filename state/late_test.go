@@ -30,6 +30,8 @@ func TestARowThatASearchBroughtAndNoWindowIsLate(t *testing.T) {
 	type step struct {
 		search  int // seconds on NameCoach's clock; 0: a window
 		content string
+		spelled string // the address, where it is spelled otherwise
+		missing bool   // before it, a question did not show the row
 	}
 	at := func(s int) *time.Time {
 		if s == 0 {
@@ -43,20 +45,34 @@ func TestARowThatASearchBroughtAndNoWindowIsLate(t *testing.T) {
 		steps []step
 		late  int64 // by second 20
 	}{
-		"a window brought it":                                     {[]step{{0, "x"}}, 0},
-		"a search brought it":                                     {[]step{{10, "x"}}, 1},
-		"a search brought it just now":                            {[]step{{20, "x"}}, 0},
-		"two searches did":                                        {[]step{{10, "x"}, {30, "x"}}, 1},
-		"a search, then a window":                                 {[]step{{10, "x"}, {0, "x"}}, 0},
-		"a search, then a window that changes it":                 {[]step{{10, "x"}, {0, "y"}}, 0},
-		"a window, then a search that shows it as it is":          {[]step{{0, "x"}, {10, "x"}}, 0},
-		"a window, then a search that shows it changed":           {[]step{{0, "x"}, {10, "y"}}, 1},
-		"a search, then one just now that shows it changed":       {[]step{{10, "x"}, {20, "y"}}, 0},
-		"a search, a window, then a search that shows it changed": {[]step{{10, "x"}, {0, "x"}, {15, "y"}}, 1},
+		"a window brought it":                                     {[]step{{content: "x"}}, 0},
+		"a search brought it":                                     {[]step{{search: 10, content: "x"}}, 1},
+		"a search brought it just now":                            {[]step{{search: 20, content: "x"}}, 0},
+		"two searches did":                                        {[]step{{search: 10, content: "x"}, {search: 30, content: "x"}}, 1},
+		"a search, then a window":                                 {[]step{{search: 10, content: "x"}, {content: "x"}}, 0},
+		"a search, then a window that changes it":                 {[]step{{search: 10, content: "x"}, {content: "y"}}, 0},
+		"a window, then a search that shows it as it is":          {[]step{{content: "x"}, {search: 10, content: "x"}}, 0},
+		"a window, then a search that shows it changed":           {[]step{{content: "x"}, {search: 10, content: "y"}}, 1},
+		"a search, then one just now that shows it changed":       {[]step{{search: 10, content: "x"}, {search: 20, content: "y"}}, 0},
+		"a search, a window, then a search that shows it changed": {[]step{{search: 10, content: "x"}, {content: "x"}, {search: 15, content: "y"}}, 1},
+		"a window, then a search that spells it otherwise":        {[]step{{content: "x"}, {search: 10, content: "x", spelled: "A@x"}}, 1},
+		// What one question did not show and the next shows as it was, has not changed: no window had to bring it.
+		"a window, a search without it, one with it":         {[]step{{content: "x"}, {search: 10, content: "x", missing: true}}, 0},
+		"a window, a search without it, one with it changed": {[]step{{content: "x"}, {search: 10, content: "y", missing: true}}, 1},
+		"a window, a search without it, a window with it":    {[]step{{content: "x"}, {content: "x", missing: true}}, 0},
+		"a search with it, one without it, one with it":      {[]step{{search: 10, content: "x"}, {search: 15, content: "x", missing: true}}, 1},
+		"a search with it, one without it, one just now":     {[]step{{search: 10, content: "x"}, {search: 20, content: "x", missing: true}}, 1},
+		"a search with it, one without it, a window with it": {[]step{{search: 10, content: "x"}, {content: "x", missing: true}}, 0},
 	} {
 		for _, s := range c.steps {
 			p := participant("a@x", "E")
 			p.Content = []byte(s.content)
+			if s.spelled != "" {
+				p.Email = s.spelled
+			}
+			if s.missing {
+				exec(t, db, `UPDATE participants SET missing_since = now(), absences = 1`)
+			}
 			bring(t, db, at(s.search), p)
 		}
 		if late := get[int64](t)(state.CountLate(t.Context(), db, "a", second(20), time.Minute, true)); late != c.late {
