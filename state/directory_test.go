@@ -267,3 +267,24 @@ func TestWhoIsGoneGivesItsPeopleBack(t *testing.T) {
 		t.Errorf("looked at again: %+v", due)
 	}
 }
+
+// A link to a user who is found gone at the same moment must not stay: nobody is written for it, and nobody is held.
+func TestALinkThatComesWhileItsUserIsFoundGoneIsGivenBackToo(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 1)
+	p := participant("u1@x", "E")
+	store(t, db, "a", p)
+	link := open(t, db)
+	must(t, state.LockParticipants(t.Context(), link, "a"))
+	if found := get[[]state.Candidate](t)(state.Candidates(t.Context(), link, "a", nil, []string{"u1@x"}, false)); len(found) != 1 {
+		t.Fatalf("%+v", found)
+	}
+	gone := beside(t, db, func() error { return state.MarkGone(t.Context(), db, "a", 1) })
+	must(t, state.StoreDecisions(t.Context(), link, "a", []state.Decided{{Person: p.Person, UserID: 1, Rule: "email", Changed: true}}))
+	must(t, link.Commit(t.Context()))
+	gone()
+	due := get[[]state.PersonKeys](t)(state.NextPeople(t.Context(), db, "a", "", 10, true, nil))
+	if len(due) != 1 || due[0].WasUser != 0 {
+		t.Errorf("the user is gone; to be linked: %+v", due)
+	}
+}

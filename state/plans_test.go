@@ -105,6 +105,13 @@ func TestBatchesUseIndexesAmongManyUsers(t *testing.T) {
 	wishes := state.Wish{Run: run, Urgency: state.BackfillPriority}
 	written := []state.Wanted{{UserID: 9, Action: "write", Digest: []byte("x")}}
 	audits := []state.Audit{{UserID: 9, Applied: []byte("x")}, {UserID: 10, Applied: []byte("x")}}
+	// It is a transaction of its own.
+	r.asked = nil
+	must(t, state.MarkGone(t.Context(), db, "a", 7))
+	asked := r.asked
+	exec(t, db, `UPDATE directory_users SET gone_at = NULL WHERE bridge = 'a' AND user_id = 7`)
+	exec(t, db, `INSERT INTO links (bridge, person, user_id, rule) VALUES ('a', 'email:u7@x', 7, 'email')`)
+	undone(t, db, func(tx pgx.Tx) { few(t, tx, "MarkGone, of a user who is linked", asked) })
 	pending, left := map[string]ask{}, map[string]ask{}
 	for urgency, run := range map[int16]uuid.UUID{state.CollectPriority: collect, state.BackfillPriority: run} {
 		pending[fmt.Sprint("Claim ", urgency)] = asks(func(ctx context.Context, q state.Querier) ([]state.Claimed, error) {
@@ -166,7 +173,6 @@ func TestBatchesUseIndexesAmongManyUsers(t *testing.T) {
 			"PlannedUsers": asks(func(ctx context.Context, q state.Querier) ([]state.Claimed, error) {
 				return state.PlannedUsers(ctx, q, "a", 20_000, 100)
 			}),
-			"MarkGone": func(ctx context.Context, q state.Querier) error { return state.MarkGone(ctx, q, "a", 7) },
 			"StoreDecisions": func(ctx context.Context, q state.Querier) error {
 				return state.StoreDecisions(ctx, q, "a", []state.Decided{{Person: "email:u9@x", UserID: 9, Rule: "email", WasUser: 8}})
 			},
@@ -249,20 +255,31 @@ func TestBatchesUseIndexesAmongManyUsers(t *testing.T) {
 			r.asked = nil
 			must(t, ask(t.Context(), tx))
 			asked := r.asked
-			for _, q := range asked {
-				var plan []struct{ Plan node }
-				must(t, tx.QueryRow(t.Context(), `EXPLAIN (ANALYZE, TIMING off, FORMAT json) `+q.SQL, q.Args...).Scan(&plan))
-				if most, step := plan[0].Plan.looked(); most > 5000 {
-					t.Errorf("%s, where %s, looks at %.0f rows: %s", name, situation, most, step)
-				}
-			}
-			if len(asked) == 0 {
-				t.Errorf("%s asks nothing", name)
-			}
+			few(t, tx, name+", where "+situation, asked)
 			must(t, tx.Rollback(t.Context()))
 		}
 		must(t, outer.Rollback(t.Context()))
 		exec(t, db, `VACUUM directory_users, participants`)
+	}
+}
+
+// few fails the test where a statement that was asked looks at many rows, when it is asked once more within tx.
+func few(t *testing.T, tx pgx.Tx, name string, asked []pgx.TraceQueryStartData) {
+	t.Helper()
+	looked := false
+	for _, q := range asked {
+		if q.SQL == "begin" || q.SQL == "commit" {
+			continue
+		}
+		looked = true
+		var plan []struct{ Plan node }
+		must(t, tx.QueryRow(t.Context(), `EXPLAIN (ANALYZE, TIMING off, FORMAT json) `+q.SQL, q.Args...).Scan(&plan))
+		if most, step := plan[0].Plan.looked(); most > 5000 {
+			t.Errorf("%s, looks at %.0f rows: %s", name, most, step)
+		}
+	}
+	if !looked {
+		t.Errorf("%s, asks nothing", name)
 	}
 }
 
