@@ -112,7 +112,12 @@ func (r *run) ask(ctx context.Context) (verdict, error) {
 // the same person, or has somebody else's badge or recording, may have taken its place. What the answer does not show
 // is missing, and replaced where a row that came later stands in its place.
 func (r *run) settleDoubts(ctx context.Context) error {
-	before, err := state.Now(ctx, r.DB)
+	// Rows that somebody stores just now are among the suspects, or keep their doubts.
+	var before time.Time
+	err := state.InTx(ctx, r.DB, func(tx pgx.Tx) (err error) {
+		before, err = state.Moment(ctx, tx, r.Name)
+		return err
+	})
 	if err != nil {
 		return err
 	}

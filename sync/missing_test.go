@@ -2,12 +2,18 @@ package sync_test
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"namebridge/internal/simulator"
+	"namebridge/state"
 )
 
 // replaced is a row that NameCoach gives another badge, and so another identity, with a new recording.
@@ -346,4 +352,99 @@ func TestAVoiceThatMovedWhileItWasReadIsClearedByTheNextBackfill(t *testing.T) {
 		t.Errorf("%+v", res)
 	}
 	w.right(t)
+}
+
+// told is a tracer that tells which statements are over, on whoever's turn it is.
+type told func(sql string)
+
+type tellingKey struct{}
+
+func (told) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	return context.WithValue(ctx, tellingKey{}, d.SQL)
+}
+
+func (f told) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
+	sql, _ := ctx.Value(tellingKey{}).(string)
+	f(sql)
+}
+
+// A row that somebody else stores while a collect asks about people in doubt puts its own person in doubt: that is not forgotten.
+func TestADoubtThatComesWhileDoubtsAreSettledIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	ada := w.AddParticipant(speaker("ada-1", "ada@demo.example", "", w.user("ada@demo.example", "")))
+	w.AddParticipant(speaker("bob-1", "bob@demo.example", "", w.user("bob@demo.example", "")))
+	w.backfill(t)
+	w.settled(func() {
+		w.UpdateParticipant(ada, func(p *simulator.Participant) { p.NameBadgeLink = "https://www.name-coach.com/ada-2" })
+	})
+	var other pgx.Tx // of a sweep that has found a row
+	row := state.Participant{ID: []byte("bob-2"), Person: "email:bob@demo.example", Email: "bob@demo.example", EventAccessCode: "STAFF", Content: []byte("x")}
+	begin := func() error {
+		tx, err := w.db.Begin(t.Context())
+		if err != nil {
+			return err
+		}
+		other = tx
+		reading := state.Reading{ID: uuid.New(), Owner: uuid.New()}
+		if err := state.LockParticipants(t.Context(), tx, "default"); err != nil {
+			return err
+		}
+		if err := state.StageParticipants(t.Context(), tx, "default", &reading, []state.Participant{row}); err != nil {
+			return err
+		}
+		_, err = state.StoreStaged(t.Context(), tx, "default", reading, state.Bringing{By: reading.ID})
+		return err
+	}
+	var once, ended sync.Once
+	end := func() {
+		ended.Do(func() {
+			if err := other.Commit(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	var watch sync.WaitGroup
+	cfg := w.db.Config()
+	cfg.ConnConfig.Tracer = told(func(sql string) {
+		switch {
+		case strings.Contains(sql, "FROM participants WHERE bridge = $1 AND doubt_due)"): // the run sees that something is due
+			once.Do(func() {
+				if err := begin(); err != nil {
+					t.Error(err)
+				}
+				watch.Go(func() { // and if it waits for the row, it need not wait for long
+					eventually(t, patience, func() string {
+						var over bool
+						err := w.db.QueryRow(t.Context(), `SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory')
+							OR EXISTS (SELECT 1 FROM participants WHERE participant = 'bob-2')`).Scan(&over)
+						if err != nil {
+							return err.Error()
+						}
+						if !over {
+							return "the run neither waits for the row nor goes on"
+						}
+						return ""
+					})
+					end()
+				})
+			})
+		case strings.Contains(sql, "doubtful AS"): // it has read who is in doubt
+			end()
+		}
+	})
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	b := w.bridge(t)
+	b.DB = pool
+	if _, err := b.Collect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	watch.Wait()
+	if !value[bool](t, w, `SELECT doubt_due OR missing_since IS NOT NULL FROM participants WHERE participant = 'bob-2'`) {
+		t.Error("nobody has asked about the person, and the doubt is forgotten")
+	}
 }
