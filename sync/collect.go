@@ -428,6 +428,7 @@ func (r *run) readBySearch(ctx context.Context, span Span, into *read) error {
 			var paused *httpapi.PausedError
 			// Giving the place up here would mean to begin with the first key again.
 			for err = r.search(ctx, within(span), key, keys, join); errors.As(err, &paused); err = r.search(ctx, within(span), key, keys, join) {
+				r.forward()
 				if err := pause(ctx, time.Until(paused.Until)); err != nil {
 					return err
 				}

@@ -31,9 +31,9 @@ func NewDaemon(b *Bridge) *Daemon {
 const (
 	// restartFirst and restartMost are the pauses before a daemon takes part again that had to give up.
 	restartFirst, restartMost = 500 * time.Millisecond, 15 * time.Second
-	// stalledAfter is how long a job may not come forward before the process counts as stalled. A unit may have to wait for
-	// servers and tries again, but no unit takes that long.
-	stalledAfter = 15 * time.Minute
+	// stalledAfter is how long a job may not come forward before the process counts as stalled: longer than a server may have
+	// us wait, and try again.
+	stalledAfter = 20 * time.Minute
 	// turnWithin is how long the loop that starts what is due may take for one turn.
 	turnWithin = time.Minute
 )

@@ -273,10 +273,10 @@ func (l *laneWorker) Work(ctx context.Context, job *river.Job[syncBatch]) error 
 	})
 }
 
-// NextRetry is when a lane that failed is tried again: the server is away, or refuses us. Often enough to go on soon after
-// it is back, and seldom enough that a wrong password locks nobody out.
+// NextRetry is when a lane that failed is tried again: the server is away, or refuses us. Soon after it is back; that a wrong
+// password locks nobody out is seen to where it signs in.
 func (l *laneWorker) NextRetry(job *river.Job[syncBatch]) time.Time {
-	return time.Now().Add(min(retryAfter(job.Attempt), 10*time.Minute))
+	return time.Now().Add(min(retryAfter(job.Attempt), time.Minute))
 }
 
 type housekeeper struct {

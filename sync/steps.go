@@ -364,8 +364,11 @@ func (w *worker) end(ctx context.Context, r *run, problem error, finish func(con
 	if err != nil {
 		w.ended.Delete(r.id())
 	}
-	if errors.Is(err, state.ErrStale) {
-		return nil // somebody else has ended it
+	if errors.Is(err, state.ErrStale) { // somebody else has ended it, or gone on with it
+		if finish == nil {
+			return nil
+		}
+		return w.drop(ctx, stepArgs{r.Name, r.id()}, r.phase, finish)
 	}
 	if err != nil {
 		return err
