@@ -99,7 +99,7 @@ COMMENT ON COLUMN directory_users.wanted_run IS 'The run that made it pending.';
 COMMENT ON COLUMN directory_users.wanted_window IS 'The end of the window that brought the change, on NameCoach''s clock; null: no window did.';
 COMMENT ON COLUMN directory_users.removes IS 'What is wanted takes a recording or a whole fragment away: the guard counts it.';
 COMMENT ON COLUMN directory_users.released_version IS 'The wanted_version that the guard, or a person, has let through although it removes.';
-COMMENT ON COLUMN directory_users.applied_recording IS 'What stands there has a recording, or it is not known that it has none: to want none is a removal.';
+COMMENT ON COLUMN directory_users.applied_recording IS 'What stands there has a recording, or what we wrote may have: to want none is a removal. Of others, whoever reads the user to write it tells.';
 COMMENT ON COLUMN directory_users.asked_at IS 'When NameCoach was asked about the user''s keys, or a walk from the beginning has brought all that there is; null: never.';
 COMMENT ON COLUMN directory_users.audit_at IS 'When the user is to be read, to see whether our fragment still stands there, if list rows do not show it.';
 

@@ -339,6 +339,7 @@ func writing(t *testing.T, db *pgxpool.Pool, bridge string, run, owner uuid.UUID
 	do("Withdraw", state.Withdraw(ctx, db, bridge, claimed[3:4]))
 	do("Unclaim", state.Unclaim(ctx, db, bridge, 3, claimed[2].Fence))
 	do("ReleaseClaimed", state.ReleaseClaimed(ctx, db, bridge, []int64{6}, []int64{1 << 40}))
+	do("FoundRecordings", state.FoundRecordings(ctx, db, bridge, claimed[5:]))
 	do("ReleaseBut", state.ReleaseBut(ctx, db, bridge, owner, []int64{5}))
 	open, err := state.ClaimOpen(ctx, db, bridge, owner, 10)
 	do("ClaimOpen", err)
