@@ -90,7 +90,8 @@ func TestAnotherLayoutForgetsWhatWasKnownOfTheFormer(t *testing.T) {
 	}
 	for _, bridge := range []string{"a", "b"} {
 		must(t, state.SetRowsCarryFragment(t.Context(), db, bridge, true))
-		exec(t, db, `INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep, listed_fragment, applied_digest, applied_source, wanted_version, applied_version, applied_recording)
+		exec(t, db, `INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep, listed_fragment, applied_digest, applied_source, wanted_version,
+				applied_version, applied_recording)
 			VALUES ($1, 1, '', '', '', 1, 'f', 'f', 's', 1, 1, true), ($1, 2, '', '', '', 1, NULL, NULL, NULL, 0, 0, false)`, bridge)
 		must(t, note(bridge, "first"))
 	}

@@ -26,7 +26,8 @@ type Claimed struct {
 	Window        *time.Time // the end of the window that brought the change, on NameCoach's clock; nil: none did
 }
 
-const claimedColumns = `user_id, fence, action, wanted, wanted_digest, wanted_source, applied_digest, wanted_version AS version, attempts, listed_content, released_version = wanted_version AS released,
+const claimedColumns = `user_id, fence, action, wanted, wanted_digest, wanted_source, applied_digest, wanted_version AS version, attempts, listed_content,
+	released_version = wanted_version AS released,
 	coalesce(wanted_run, '00000000-0000-0000-0000-000000000000') AS run, wanted_window AS window`
 
 // free is the condition that nobody who lives has claimed the directory user d.

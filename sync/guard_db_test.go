@@ -65,7 +65,8 @@ func TestTheGuardJudgesRecordingsThatTheDatabaseDoesNotKnow(t *testing.T) {
 				t.Errorf("%s: %d of 6 recordings are left, %+v", name, n, first)
 			}
 			// Nobody is read again to find that out again.
-			if again := w.run(t, state.Quarantined, func(b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Sweep(t.Context()) }); again.Written != 0 || w.asked("bln users.get") != 0 {
+			again := w.run(t, state.Quarantined, func(b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Sweep(t.Context()) })
+			if again.Written != 0 || w.asked("bln users.get") != 0 {
 				t.Errorf("%s, again: %+v, %d users were read", name, again, w.asked("bln users.get"))
 			}
 			w.run(t, state.Done, func(b *bridgesync.Bridge) (res bridgesync.Result, err error) {
