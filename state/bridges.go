@@ -40,27 +40,84 @@ func (b Bridge) Lookback(configured time.Duration) time.Duration {
 const bridgeColumns = `bridge, organization_id, halted_at, halt_reason, halt_run, rows_carry_fragment, directory_sweep, directory_listed_at,
 	collected_at, widened, widened_at, late_found`
 
+// Knowledge is what is stored of a bridge.
+type Knowledge int
+
+// What can be stored of a bridge.
+const (
+	KnowsNothing      Knowledge = iota // no row of NameCoach's, no user of BLN's, and nothing was collected or listed to the end
+	KnowsPeople                        // NameCoach was read, and of BLN's organization nothing is known
+	KnowsOrganization                  // its users were seen, or written to
+)
+
+const (
+	knowsOrganization = `(b.directory_sweep > 0 OR EXISTS (SELECT 1 FROM directory_users WHERE bridge = b.bridge)
+		OR EXISTS (SELECT 1 FROM journal WHERE bridge = b.bridge))`
+	knowsPeople = `(b.collected_at IS NOT NULL OR EXISTS (SELECT 1 FROM participants WHERE bridge = b.bridge)
+		OR EXISTS (SELECT 1 FROM cursors WHERE bridge = b.bridge))`
+)
+
+// WhatIsKnown is what is stored of a bridge; KnowsNothing also where it has no row.
+func WhatIsKnown(ctx context.Context, q Querier, bridge string) (k Knowledge, err error) {
+	err = q.QueryRow(ctx, `SELECT coalesce((SELECT CASE WHEN `+knowsOrganization+` THEN 2 WHEN `+knowsPeople+` THEN 1 ELSE 0 END
+		FROM bridges b WHERE bridge = $1), 0)`, bridge).Scan(&k)
+	if err != nil {
+		return 0, fmt.Errorf("read what is known of bridge %s: %w", bridge, err)
+	}
+	return k, nil
+}
+
 // OtherOrganizationError says that a bridge's state belongs to another organization than the one configured.
 type OtherOrganizationError struct {
 	Bridge            string
 	Stored, Requested int64
+	Known             Knowledge // KnowsNothing: it is refused only because a process lives that was started with the stored number
 }
 
 func (e *OtherOrganizationError) Error() string {
 	return fmt.Sprintf("the database holds bridge %s for organization %d, not %d", e.Bridge, e.Stored, e.Requested)
 }
 
-// EnsureBridge makes the bridge's row where there is none, and refuses one that belongs to another organization.
+// EnsureBridge makes the bridge's row where there is none, and refuses one that belongs to another organization. A number of which nothing
+// came, and which nobody at work uses, was mistyped: it is replaced. What goes by the number is to be done in the same transaction.
 func EnsureBridge(ctx context.Context, q Querier, bridge string, organization int64) (Bridge, error) {
 	_, err := q.Exec(ctx, `INSERT INTO bridges (bridge, organization_id) VALUES ($1, $2) ON CONFLICT DO NOTHING`, bridge, organization)
 	if err != nil {
 		return Bridge{}, fmt.Errorf("store bridge %s: %w", bridge, err)
 	}
 	b, err := GetBridge(ctx, q, bridge)
-	if err == nil && b.OrganizationID != organization {
-		err = &OtherOrganizationError{bridge, b.OrganizationID, organization}
+	if err != nil || b.OrganizationID == organization {
+		return b, err
 	}
-	return b, err
+	// By itself, so that what is read next is what there is once the lock is had.
+	if _, err := q.Exec(ctx, `SELECT 1 FROM bridges WHERE bridge = $1 FOR NO KEY UPDATE`, bridge); err != nil {
+		return b, fmt.Errorf("store bridge %s: %w", bridge, err)
+	}
+	tag, err := q.Exec(ctx, `UPDATE bridges b SET organization_id = $2 WHERE bridge = $1 AND NOT `+knowsOrganization+` AND NOT `+knowsPeople+`
+		AND NOT EXISTS (SELECT 1 FROM workers x WHERE x.bridge = $1 AND `+fmt.Sprintf(liveOwner, "x.owner")+`)`, bridge, organization)
+	if err != nil {
+		return b, fmt.Errorf("store bridge %s: %w", bridge, err)
+	}
+	if tag.RowsAffected() == 1 {
+		b.OrganizationID = organization
+		return b, nil
+	}
+	known, err := WhatIsKnown(ctx, q, bridge)
+	if err != nil {
+		return b, err
+	}
+	return b, &OtherOrganizationError{bridge, b.OrganizationID, organization, known}
+}
+
+// BridgeOf is another bridge, of none of the names, that holds an organization and knows something of it or of NameCoach's
+// people; "" where there is none.
+func BridgeOf(ctx context.Context, q Querier, organization int64, names []string) (bridge string, err error) {
+	err = q.QueryRow(ctx, `SELECT coalesce((SELECT bridge FROM bridges b WHERE organization_id = $1 AND bridge <> ALL($2) AND (`+knowsOrganization+` OR `+
+		knowsPeople+`) ORDER BY bridge LIMIT 1), '')`, organization, names).Scan(&bridge)
+	if err != nil {
+		return "", fmt.Errorf("read the bridges of organization %d: %w", organization, err)
+	}
+	return bridge, nil
 }
 
 // GetBridge reads a bridge's row.

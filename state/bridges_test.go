@@ -24,10 +24,66 @@ func TestABridgeStaysWithItsOrganization(t *testing.T) {
 			t.Errorf("%v %s", err, diff)
 		}
 	}
-	b, err := state.EnsureBridge(t.Context(), db, "a", 8)
-	var other *state.OtherOrganizationError
-	if !errors.As(err, &other) || *other != (state.OtherOrganizationError{Bridge: "a", Stored: 7, Requested: 8}) || b.OrganizationID != 7 {
-		t.Errorf("pointed at another organization: %v, %+v", err, b)
+	for name, knows := range map[string]struct {
+		statement string
+		known     state.Knowledge
+	}{
+		"a participant": {`INSERT INTO participants (bridge, participant, person, email, institution_id, event_access_code, event_title, first_name, last_name,
+			name_badge_link, recording_link, recording_id, recording_date, content) VALUES ($1, 'p', 'p', '', '', '', '', '', '', '', '', '', '', 'c')`, state.KnowsPeople},
+		"a window":          {`INSERT INTO cursors (bridge, stream, since, until) VALUES ($1, 'participants', now(), now())`, state.KnowsPeople},
+		"an empty account":  {`UPDATE bridges SET collected_at = now() WHERE bridge = $1`, state.KnowsPeople},
+		"a user":            {`INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep) VALUES ($1, 1, '', '', '', 1)`, state.KnowsOrganization},
+		"an empty list":     {`UPDATE bridges SET directory_sweep = 1 WHERE bridge = $1`, state.KnowsOrganization},
+		"a write":           {`INSERT INTO journal (bridge, run, user_id, fence, action, state) VALUES ($1, gen_random_uuid(), 1, 1, 'write', 'sending')`, state.KnowsOrganization},
+		"a process at work": {`INSERT INTO workers (bridge, owner, host, heartbeat_at) VALUES ($1, gen_random_uuid(), '', now())`, state.KnowsNothing},
+	} {
+		get[state.Bridge](t)(state.EnsureBridge(t.Context(), db, name, 7))
+		exec(t, db, knows.statement, name)
+		b, err := state.EnsureBridge(t.Context(), db, name, 8)
+		var other *state.OtherOrganizationError
+		if !errors.As(err, &other) || *other != (state.OtherOrganizationError{Bridge: name, Stored: 7, Requested: 8, Known: knows.known}) || b.OrganizationID != 7 {
+			t.Errorf("%s, pointed at another organization: %v, %+v", name, err, b)
+		}
+	}
+}
+
+// A mistyped number must not take the database for good.
+func TestANumberOfWhichNothingCameIsReplaced(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "b")
+	get[state.Bridge](t)(state.EnsureBridge(t.Context(), db, "a", 7))
+	exec(t, db, `INSERT INTO runs (bridge, run, kind, status, ended_at) VALUES ('a', gen_random_uuid(), 'backfill', 'failed', now())`)
+	silence(t, db, live(t, db, "a"), 60)
+	live(t, db, "b")
+	for range 2 {
+		b := get[state.Bridge](t)(state.EnsureBridge(t.Context(), db, "a", 8))
+		if stored := get[state.Bridge](t)(state.GetBridge(t.Context(), db, "a")); b.OrganizationID != 8 || stored.OrganizationID != 8 {
+			t.Errorf("given %d, stored %d", b.OrganizationID, stored.OrganizationID)
+		}
+	}
+	if b := get[state.Bridge](t)(state.GetBridge(t.Context(), db, "b")); b.OrganizationID != 1 {
+		t.Errorf("the other bridge has %d", b.OrganizationID)
+	}
+}
+
+func TestABridgeIsFoundByItsOrganizationOnceItKnowsSomething(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a", "b")
+	of := func(organization int64, names ...string) string {
+		return get[string](t)(state.BridgeOf(t.Context(), db, organization, names))
+	}
+	if got := of(1, "acme"); got != "" {
+		t.Errorf("a number that was only tried is %s's", got)
+	}
+	exec(t, db, `INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep) VALUES ('a', 1, '', '', '', 1)`)
+	for _, test := range []struct {
+		organization int64
+		names        []string
+		want         string
+	}{{1, []string{"acme"}, "a"}, {1, []string{"acme", "a"}, ""}, {2, []string{"acme"}, ""}} {
+		if got := of(test.organization, test.names...); got != test.want {
+			t.Errorf("organization %d beside %v: %q, want %q", test.organization, test.names, got, test.want)
+		}
 	}
 }
 
