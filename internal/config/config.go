@@ -6,6 +6,7 @@ package config
 
 import (
 	"log/slog"
+	"regexp"
 	"time"
 )
 
@@ -53,6 +54,21 @@ type Bridge struct {
 	GuardMaxClearPercent         float64 // 0 to 100
 	CensusConfirmations          int
 	JournalRetention             time.Duration
+
+	prefixed map[string]bool // its variables whose name has the bridge's prefix: those that were found so, or nowhere
+}
+
+var word = regexp.MustCompile(`[A-Z][A-Z0-9_]*`)
+
+// Named is text with the bridge's variables under the names that they were found by: with BRIDGES, NAMECOACH_TOKEN becomes
+// ACME_NAMECOACH_TOKEN, unless it was found without the prefix, and so is shared by all bridges.
+func (b Bridge) Named(text string) string {
+	return word.ReplaceAllStringFunc(text, func(name string) string {
+		if b.prefixed[name] {
+			return Prefix(b.Name) + name
+		}
+		return name
+	})
 }
 
 // Field is an extra attribute of a participant that is carried into otherInfo.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/sethvargo/go-envconfig"
 )
 
@@ -61,7 +62,7 @@ func problems(t *testing.T, e env, needs ...Need) []Problem {
 }
 
 // Secrets are compared by what they hide.
-var reveal = cmp.Transformer("reveal", Secret.Reveal)
+var reveal = cmp.Options{cmp.Transformer("reveal", Secret.Reveal), cmpopts.IgnoreUnexported(Bridge{})}
 
 func TestTheDefaultsAreTheContract(t *testing.T) {
 	t.Parallel()
@@ -454,6 +455,30 @@ func TestABridgesOwnVariableGoesBeforeTheSharedOne(t *testing.T) {
 	}
 }
 
+// Mending a variable that another one goes before would change nothing.
+func TestAVariableIsNamedAsItWasFound(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("t"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const text = "set NAMECOACH_TOKEN, BLN_PASSWORD, GUARD_MAX_CLEARS and LOG_LEVEL; MY_BLN_PASSWORD stays"
+	several := with(env{"BRIDGES": "acme-2,globex", "ACME_2_NAMECOACH_TOKEN_FILE": file, "GLOBEX_BLN_ORGANIZATION_ID": "8"})
+	for name, test := range map[string]struct {
+		env    env
+		bridge int
+		want   string
+	}{
+		"alone":   {least(), 0, text},
+		"its own": {several, 0, "set ACME_2_NAMECOACH_TOKEN, BLN_PASSWORD, ACME_2_GUARD_MAX_CLEARS and LOG_LEVEL; MY_BLN_PASSWORD stays"},
+		"shared":  {several, 1, "set NAMECOACH_TOKEN, BLN_PASSWORD, GLOBEX_GUARD_MAX_CLEARS and LOG_LEVEL; MY_BLN_PASSWORD stays"},
+	} {
+		if got := load(t, test.env).Bridges[test.bridge].Named(text); got != test.want {
+			t.Errorf("%s: %s\nwant %s", name, got, test.want)
+		}
+	}
+}
+
 // A file for one bridge must not collide with the shared secret that it replaces.
 func TestABridgesOwnFileGoesBeforeTheSharedSecret(t *testing.T) {
 	t.Parallel()
@@ -601,7 +626,7 @@ func TestTheDatabaseAloneNeedsNothingOfTheAPIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]Bridge{{Name: "acme"}, {Name: "globex"}}, c.Bridges, cmp.AllowUnexported(Secret{})); diff != "" {
+	if diff := cmp.Diff([]Bridge{{Name: "acme"}, {Name: "globex"}}, c.Bridges, reveal); diff != "" {
 		t.Error(diff)
 	}
 	if c.LogLevel != slog.LevelDebug || c.DatabaseURL.Reveal() != database["DATABASE_URL"] {

@@ -38,7 +38,7 @@ func Examine(lookuper envconfig.Lookuper, needs ...Need) (*Config, *Problems) {
 	l.config.Bridges = make([]Bridge, len(names))
 	found := make([]map[string]value, len(names))
 	for i, name := range names {
-		l.config.Bridges[i].Name = name
+		l.config.Bridges[i].Name, l.config.Bridges[i].prefixed = name, map[string]bool{}
 		found[i] = map[string]value{}
 	}
 	for _, v := range Variables {
@@ -51,7 +51,11 @@ func Examine(lookuper envconfig.Lookuper, needs ...Need) (*Config, *Problems) {
 			if several {
 				prefix = Prefix(name)
 			}
-			found[i][v.Name] = l.read(v, prefix, &l.config.Bridges[i])
+			b := &l.config.Bridges[i]
+			found[i][v.Name] = l.read(v, prefix, b)
+			if found[i][v.Name].prefixed {
+				b.prefixed[v.Name] = true
+			}
 		}
 	}
 	for i := range names {
@@ -228,14 +232,15 @@ func (l *loader) text(v Variable, found *value) (string, error) {
 
 func (l *loader) missing(v Variable) string {
 	if v.Name == "DATABASE_URL" && slices.Contains(l.needs, Database) {
-		return "It says where your Postgres is, as postgres://user:password@host/namebridge; embedded starts a private one"
+		return "Set it to embedded, which starts a private Postgres, or to where yours is: postgres://user:password@host/namebridge. " +
+			"DATABASE_URL_FILE may name a file with either"
 	}
 	return v.missing
 }
 
 func notSet(v Variable, found value, what string) string {
 	var others []string
-	if v.Secret {
+	if v.Secret && !strings.Contains(what, fileSuffix) {
 		others = append(others, found.name+fileSuffix)
 	}
 	if found.prefixed {

@@ -40,8 +40,9 @@ var Variables = []Variable{
 	},
 	{
 		Name: "NAMECOACH_EVENTS", PerBridge: true,
-		Meaning: "The `event_access_code`s that count, in order of preference, separated by commas. Without it all events count",
-		set:     bridge(func(b *Bridge) *[]string { return &b.NameCoachEvents }, list),
+		Meaning: "The `event_access_code`s that count, in order of preference, separated by commas. Without it all events count. " +
+			"One that is taken away speaks for nobody any more; what it has brought to BLN stays until another speaks for that person",
+		set: bridge(func(b *Bridge) *[]string { return &b.NameCoachEvents }, list),
 	},
 	{
 		Name: "NAMECOACH_REQUESTS_PER_15_MINUTES", Default: "1000", PerBridge: true,
