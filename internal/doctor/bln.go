@@ -91,14 +91,16 @@ func (a *account) signedIn(ctx context.Context) bool {
 	}) {
 		return false
 	}
-	as := "as the user of BLN_USERNAME"
-	if !a.b.BLNAccessToken.Empty() {
-		as = "with BLN_ACCESS_TOKEN"
-	}
+	user := ""
 	if id, ok := a.client.UserID(); ok {
-		as += fmt.Sprintf(" (user %d)", id)
+		user = fmt.Sprintf(" (user %d)", id)
 	}
-	a.ok(a.b.Name, BLN, "signs in %s; organization %d is “%s” (%s)", as, o.ID, plain(o.Name), plain(o.Key))
+	organization := fmt.Sprintf("organization %d is “%s” (%s)", o.ID, plain(o.Name), plain(o.Key))
+	if a.b.BLNAccessToken.Empty() {
+		a.ok(a.b.Name, BLN, "signs in as the user of BLN_USERNAME%s; %s", user, organization)
+	} else { // everybody may read an organization: only the list of users shows whether the token is accepted
+		a.ok(a.b.Name, BLN, "%s; BLN_ACCESS_TOKEN%s is tried next", organization, user)
+	}
 	a.tokenEnd()
 	return true
 }
@@ -230,6 +232,9 @@ func (a *account) privileges(ctx context.Context) (ok bool) {
 		text, cure := a.says(ctx, "list the users", err)
 		a.found(Problem, a.b.Name, BLN, text, cure)
 		return false
+	}
+	if !a.b.BLNAccessToken.Empty() {
+		a.ok(a.b.Name, BLN, "signs in with BLN_ACCESS_TOKEN")
 	}
 	mayList := err == nil
 	acl, said := a.acl(ctx)

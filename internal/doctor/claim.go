@@ -32,7 +32,7 @@ func (p *probe) take(ctx context.Context, organization int64) (refusal *Finding,
 		refusal = nil
 		b, err := state.EnsureBridge(ctx, tx, p.bridge, organization)
 		if other, ok := errors.AsType[*state.OtherOrganizationError](err); ok {
-			refuse(other.Error(), "correct BLN_ORGANIZATION_ID or DATABASE_URL")
+			refuse(other.Error(), "correct BLN_ORGANIZATION_ID or DATABASE_URL; namebridge doctor --bridge "+p.bridge+" says more")
 			return nil
 		}
 		switch {

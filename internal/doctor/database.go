@@ -47,7 +47,7 @@ func (e *examination) database(ctx context.Context) (stop func()) {
 	defer cancel()
 	pool, err := state.Open(first, url, 1)
 	if err != nil {
-		text, cure := unreachable(err, e.Patience)
+		text, cure := Unreachable(err, e.Patience)
 		e.found(Problem, "", Database, text, cure)
 		return stopServer
 	}
@@ -93,8 +93,8 @@ func trouble(err error) string {
 	return "the connection broke"
 }
 
-// unreachable says why the database cannot be opened, and what to do.
-func unreachable(err error, patience time.Duration) (text, cure string) {
+// Unreachable says why the database cannot be opened, which was tried for as long as patience, and what to do.
+func Unreachable(err error, patience time.Duration) (text, cure string) {
 	var (
 		pg        *pgconn.PgError
 		dns       *net.DNSError
@@ -400,7 +400,7 @@ func (e *examination) queue(ctx context.Context) error {
 func (e *examination) stored(ctx context.Context, b config.Bridge) {
 	ctx, cancel := context.WithTimeout(ctx, e.Patience)
 	defer cancel()
-	for _, look := range []func(context.Context, config.Bridge) error{e.standing, e.daemon} {
+	for _, look := range []func(context.Context, config.Bridge) error{e.standing, e.events, e.daemon} {
 		if err := look(ctx, b); err != nil {
 			e.found(Problem, b.Name, Bridge, "what is stored of the bridge cannot be read: "+trouble(err), "look into the log of the Postgres server")
 			return
@@ -410,9 +410,12 @@ func (e *examination) stored(ctx context.Context, b config.Bridge) {
 
 // standing looks at what stops a bridge, and at what was left behind.
 func (e *examination) standing(ctx context.Context, b config.Bridge) error {
+	if err := e.oneWriter(ctx, b); err != nil {
+		return err
+	}
 	kept, err := state.GetBridge(ctx, e.db, b.Name)
 	if errors.Is(err, state.ErrNotFound) {
-		e.ok(b.Name, Bridge, "nothing was run yet. See what would happen: namebridge plan")
+		e.ok(b.Name, Bridge, "nothing was run yet. See what would happen: namebridge plan --bridge %s", b.Name)
 		return nil
 	}
 	if err != nil {
@@ -420,10 +423,12 @@ func (e *examination) standing(ctx context.Context, b config.Bridge) error {
 	}
 	quiet := true
 	if b.BLNOrganizationID > 0 && kept.OrganizationID != b.BLNOrganizationID {
+		known, err := state.WhatIsKnown(ctx, e.db, b.Name)
+		if err != nil {
+			return err
+		}
 		quiet = false
-		e.found(Problem, b.Name, Bridge,
-			fmt.Sprintf("the database holds this bridge for organization %d, and BLN_ORGANIZATION_ID is %d", kept.OrganizationID, b.BLNOrganizationID),
-			"correct BLN_ORGANIZATION_ID, or give each organization a database, or a bridge, of its own")
+		e.otherOrganization(b, kept.OrganizationID, known)
 	}
 	if kept.HaltedAt != nil {
 		quiet = false
@@ -444,7 +449,7 @@ func (e *examination) standing(ctx context.Context, b config.Bridge) error {
 		quiet = false
 		e.report(Finding{
 			Bridge: b.Name, Check: Bridge, Status: Problem, Stopped: true, Text: "QUARANTINED: run " + run + " would clear more people than the guard lets through",
-			Cure: "namebridge runs show " + run + "; if it is right: namebridge runs approve " + run,
+			Cure: "namebridge runs show " + run + "; if it is right: namebridge runs approve " + run + " --reason \"…\" --bridge " + b.Name,
 		})
 	}
 	var unsettled int64
@@ -468,6 +473,34 @@ func (e *examination) standing(ctx context.Context, b config.Bridge) error {
 			totals.Linked, totals.Pending)
 	}
 	return nil
+}
+
+// oneWriter looks whether another bridge, which nobody serves any more, has the organization.
+func (e *examination) oneWriter(ctx context.Context, b config.Bridge) error {
+	names := make([]string, len(e.Config.Bridges))
+	for i, other := range e.Config.Bridges {
+		names[i] = other.Name
+	}
+	holder, err := state.BridgeOf(ctx, e.db, b.BLNOrganizationID, names)
+	if holder != "" {
+		e.found(Problem, b.Name, Bridge, fmt.Sprintf("the database holds organization %d for bridge %s: what was decided and done there is not known here",
+			b.BLNOrganizationID, holder), "keep the name "+holder+" in BRIDGES; README.md, “Keep it running”, says how")
+	}
+	return err
+}
+
+// otherOrganization reports that BLN_ORGANIZATION_ID is not the stored one.
+func (e *examination) otherOrganization(b config.Bridge, stored int64, known state.Knowledge) {
+	text := fmt.Sprintf("the database holds this bridge for organization %d, and BLN_ORGANIZATION_ID is %d", stored, b.BLNOrganizationID)
+	switch known {
+	case state.KnowsNothing:
+		e.ok(b.Name, Bridge, "%s. Nothing has come of the former number: the next command replaces it, unless a process still runs with it", text)
+	case state.KnowsPeople:
+		e.found(Problem, b.Name, Bridge, text, fmt.Sprintf("correct BLN_ORGANIZATION_ID. If %d is right: nothing of %d was ever seen, so "+
+			"begin anew in an empty database, or in this one after: DELETE FROM bridges WHERE bridge = '%s'", b.BLNOrganizationID, stored, b.Name))
+	default:
+		e.found(Problem, b.Name, Bridge, text, "correct BLN_ORGANIZATION_ID, or give each organization a database, or a bridge, of its own")
+	}
 }
 
 // cutOff reports users on whom a probe was begun and, so far, never ended.

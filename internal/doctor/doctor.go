@@ -82,7 +82,14 @@ func Run(ctx context.Context, o Options, report func(Finding)) {
 	if o.Patience == 0 {
 		o.Patience = 20 * time.Second
 	}
-	e := &examination{Options: o, report: report}
+	e := &examination{Options: o, report: func(f Finding) {
+		for _, b := range o.Config.Bridges {
+			if b.Name == f.Bridge {
+				f.Text, f.Cure = b.Named(f.Text), b.Named(f.Cure)
+			}
+		}
+		report(f)
+	}}
 	e.configuration()
 	stop := e.database(ctx)
 	defer stop()

@@ -527,8 +527,36 @@ func TestEachProblemIsFoundByItselfAndNamesItsCure(t *testing.T) {
 			want: []want{{doctor.Problem, doctor.Bridge, "HALTED for 3 min: a key was lost", "namebridge resume"}},
 		},
 		"another's database": {
-			do:   sql(`UPDATE bridges SET organization_id = 4700`),
-			want: []want{{doctor.Problem, doctor.Bridge, "for organization 4700, and BLN_ORGANIZATION_ID is 4711", "BLN_ORGANIZATION_ID"}},
+			do:   sql(`UPDATE bridges SET organization_id = 4700, directory_sweep = 1`),
+			want: []want{{doctor.Problem, doctor.Bridge, "for organization 4700, and BLN_ORGANIZATION_ID is 4711", "a database, or a bridge, of its own"}},
+		},
+		"a number that was only tried": {do: sql(`UPDATE bridges SET organization_id = 4700`)},
+		"a number that NameCoach was read with": {
+			do:   sql(`UPDATE bridges SET organization_id = 4700, collected_at = now()`),
+			want: []want{{doctor.Problem, doctor.Bridge, "for organization 4700, and BLN_ORGANIZATION_ID is 4711", "DELETE FROM bridges WHERE bridge = 'default'"}},
+		},
+		"a bridge by another name": {
+			do:   sql(`INSERT INTO bridges (bridge, organization_id, directory_sweep) VALUES ('acme', 4711, 1), ('globex', 4711, 0), ('initech', 4712, 1)`),
+			want: []want{{doctor.Problem, doctor.Bridge, "holds organization 4711 for bridge acme", "keep the name acme in BRIDGES"}},
+		},
+		"an event of nobody": {
+			do: both(set("NAMECOACH_EVENTS", "Z9,E1,A0"), sql(`UPDATE bridges SET collected_at = now()`), sql(participant)),
+			want: []want{{
+				doctor.Warning, doctor.Configuration, "NAMECOACH_EVENTS has Z9, A0, and no participant that was collected has",
+				"NAMECOACH_EVENTS",
+			}},
+		},
+		"events of nobody": {
+			do:   both(set("NAMECOACH_EVENTS", "e1"), sql(`UPDATE bridges SET collected_at = now()`), sql(participant)),
+			want: []want{{doctor.Warning, doctor.Configuration, "nobody is given a badge", "NAMECOACH_EVENTS"}},
+		},
+		"events before the first collect": {do: both(set("NAMECOACH_EVENTS", "e1"), sql(participant))},
+		"a quarantined run": {
+			do: both(sql(`INSERT INTO runs (bridge, run, kind, status) VALUES ('default', $1, 'sweep', 'quarantined')`, uuid.Nil),
+				sql(`INSERT INTO plan_steps (bridge, run, user_id, action, version) VALUES ('default', $1, 5, 'clear', 1)`, uuid.Nil),
+				sql(`INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep, action, wanted_version, removes)
+					VALUES ('default', 5, '', '', '', 1, 'clear', 1, true)`)),
+			want: []want{{doctor.Problem, doctor.Bridge, "QUARANTINED", "runs approve " + uuid.Nil.String() + ` --reason "…" --bridge default`}},
 		},
 		"a write of unknown outcome": {
 			do: both(
@@ -587,6 +615,27 @@ func TestEachProblemIsFoundByItselfAndNamesItsCure(t *testing.T) {
 				t.Errorf("%d writes were sent", n)
 			}
 		})
+	}
+}
+
+const participant = `INSERT INTO participants (bridge, participant, person, email, institution_id, event_access_code, event_title, first_name, last_name,
+	name_badge_link, recording_link, recording_id, recording_date, content) VALUES ('default', 'p', 'p', '', '', 'E1', '', '', '', '', '', '', '', 'c')`
+
+// A token that is refused must not be called accepted, also where BLN shows the organization to everybody.
+func TestATokenCountsAsAcceptedOnlyOnceItWas(t *testing.T) {
+	t.Parallel()
+	for accepted, options := range map[bool]simulator.Options{true: {TokenLife: time.Hour}, false: {TokenLife: -time.Hour}} {
+		p := newPlace(t, options)
+		p.env["BLN_ACCESS_TOKEN"], p.env["BLN_USERNAME"], p.env["BLN_PASSWORD"] = p.AccessToken(), "", ""
+		said := 0
+		for _, f := range p.look(t, t.Context()) {
+			if strings.Contains(f.Text, "signs in with BLN_ACCESS_TOKEN") {
+				said++
+			}
+		}
+		if (said == 1) != accepted {
+			t.Errorf("accepted: %v, said so %d times", accepted, said)
+		}
 	}
 }
 
@@ -657,8 +706,8 @@ func TestEachBridgeIsLookedAtByItself(t *testing.T) {
 	}
 	all := p.look(t, t.Context())
 	expect(t, all, want{doctor.Warning, doctor.Daemon, "", ""}, want{doctor.Problem, doctor.NameCoach, "(401)", ""})
-	if got := of(all); got != "default globex " || amiss(all)[1].Bridge != "globex" {
-		t.Errorf("looked at %s", got)
+	if got := of(all); got != "default globex " || amiss(all)[1].Bridge != "globex" || !strings.Contains(amiss(all)[1].Cure, "set GLOBEX_NAMECOACH_TOKEN ") {
+		t.Errorf("looked at %s: %+v", got, amiss(all)[1])
 	}
 	p.o.Bridge = "default"
 	all = p.look(t, t.Context())
@@ -741,7 +790,7 @@ func TestAUserOfTheDatabaseNeedsItsPrivileges(t *testing.T) {
 		return u.String()
 	}
 	p.exec(t, `GRANT SELECT ON goose_db_version TO `+role)
-	p.exec(t, `GRANT SELECT, INSERT, UPDATE, DELETE ON bridges, runs, workers, participants, directory_users, river_job, river_queue, holds, links, plan_steps, schedules TO `+role)
+	p.exec(t, `GRANT SELECT, INSERT, UPDATE, DELETE ON bridges, runs, workers, participants, directory_users, river_job, river_queue, holds, links, plan_steps, schedules, cursors TO `+role)
 	p.exec(t, `GRANT SELECT ON journal TO `+role)
 	p.env["DATABASE_URL"] = as(owner, "hunter2")
 	expect(t, p.look(t, t.Context()), want{

@@ -312,9 +312,11 @@ func TestAProbeIsRefusedWhereItIsNotSafe(t *testing.T) {
 			p.exec(t, `INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep) VALUES ('default', $1, 'u', 'u', '', 1)`, user)
 			p.exec(t, `INSERT INTO journal (bridge, run, user_id, fence, action, state) VALUES ('default', $1, $2, 1, 'write', 'sending')`, uuid.New(), user)
 		}, says: "the outcome of an earlier write", cure: "namebridge backfill"},
-		"another organization's database": {do: func(t *testing.T, p *place, _ int64) { p.exec(t, `UPDATE bridges SET organization_id = 1`) }, says: "for organization 1", cure: "DATABASE_URL"},
-		"no such user":                    {do: func(_ *testing.T, p *place, _ int64) { p.o.Probe = 99999 }, says: "there is no user 99999", cure: "user.id"},
-		"a row id":                        {do: func(_ *testing.T, p *place, user int64) { p.o.Probe = rowID(p, user) }, says: "there is no user", cure: "not the id of the row"},
+		"another organization's database": {do: func(t *testing.T, p *place, _ int64) {
+			p.exec(t, `UPDATE bridges SET organization_id = 1, directory_sweep = 1`)
+		}, says: "for organization 1", cure: "DATABASE_URL"},
+		"no such user": {do: func(_ *testing.T, p *place, _ int64) { p.o.Probe = 99999 }, says: "there is no user 99999", cure: "user.id"},
+		"a row id":     {do: func(_ *testing.T, p *place, user int64) { p.o.Probe = rowID(p, user) }, says: "there is no user", cure: "not the id of the row"},
 		"a role that may only read": {do: func(_ *testing.T, p *place, _ int64) {
 			p.Change(func(o *simulator.Options) { o.Role = simulator.RoleAuditor })
 		}, says: "lets this account write", cure: "mend"},

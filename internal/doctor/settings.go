@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"namebridge/internal/config"
+	"namebridge/state"
 )
 
 const (
@@ -25,7 +26,7 @@ const (
 func (e *examination) configuration() {
 	if e.Problems != nil {
 		for _, p := range e.Problems.List {
-			e.found(Problem, "", Configuration, p.Variable+" "+p.Text, "mend "+p.Variable+"; every variable: namebridge config --help")
+			e.found(Problem, "", Configuration, p.Variable+" "+p.Text, cureOfSetting(p))
 		}
 	}
 	risky := 0
@@ -41,6 +42,17 @@ func (e *examination) configuration() {
 	if e.Problems == nil && risky == 0 {
 		e.ok("", Configuration, "%s, nothing missing, nothing risky", count(int64(len(e.Config.Bridges)), "bridge"))
 	}
+}
+
+// cureOfSetting says what to do with a variable, where its text may have said already what to do it with.
+func cureOfSetting(p config.Problem) string {
+	switch {
+	case p.Variable == "DATABASE_URL" && strings.HasPrefix(p.Text, "is not set"):
+		return "to try it: export DATABASE_URL=embedded; for good, the URL of a Postgres of your own"
+	case strings.HasPrefix(p.Text, "is not set"):
+		return "set " + p.Variable + "; what it means: namebridge config --help"
+	}
+	return "correct " + p.Variable + "; what it may be: namebridge config --help"
 }
 
 type risk struct{ text, cure string }
@@ -82,6 +94,29 @@ func risks(b config.Bridge) []risk {
 		})
 	}
 	return all
+}
+
+// events looks whether every event that counts has brought anybody, once NameCoach was read to the end.
+func (e *examination) events(ctx context.Context, b config.Bridge) error {
+	kept, err := state.GetBridge(ctx, e.db, b.Name)
+	if errors.Is(err, state.ErrNotFound) || err == nil && kept.CollectedAt == nil || len(b.NameCoachEvents) == 0 {
+		return nil
+	}
+	var none []string
+	if err == nil {
+		err = e.db.QueryRow(ctx, `SELECT coalesce(array_agg(c ORDER BY array_position($2, c)), '{}') FROM
+			(SELECT unnest($2::text[]) EXCEPT SELECT event_access_code FROM participants WHERE bridge = $1) x (c)`, b.Name, b.NameCoachEvents).Scan(&none)
+	}
+	if err != nil || len(none) == 0 {
+		return err
+	}
+	text := "NAMECOACH_EVENTS has " + plain(strings.Join(none, ", ")) + ", and no participant that was collected has"
+	if len(none) == len(b.NameCoachEvents) {
+		text += ": nobody counts, and nobody is given a badge"
+	}
+	e.found(Warning, b.Name, Configuration, text,
+		"correct NAMECOACH_EVENTS: an event_access_code is compared letter by letter; an event that is yet to come needs nothing but time")
+	return nil
 }
 
 // widened are the hosts that the default does not have.

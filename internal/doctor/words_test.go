@@ -72,7 +72,7 @@ func TestEachReasonWhyTheDatabaseIsAwayHasItsOwnCure(t *testing.T) {
 		"silence":        {context.DeadlineExceeded, "within 20 s", "firewall"},
 		"else":           {errors.New("hunter2"), "cannot be reached", "DATABASE_URL"},
 	} {
-		text, cure := unreachable(fmt.Errorf("database: %w", test.err), 20*time.Second)
+		text, cure := Unreachable(fmt.Errorf("database: %w", test.err), 20*time.Second)
 		if !strings.Contains(text, test.text) || !strings.Contains(cure, test.cure) || strings.Contains(text, "hunter2") {
 			t.Errorf("%s: %q → %q", name, text, cure)
 		}
