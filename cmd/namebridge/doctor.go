@@ -51,7 +51,12 @@ quarantined.`,
 		case probe && *bridge == "" && len(names) > 1:
 			return usage("several bridges are configured; name the one to probe with --bridge: %s", strings.Join(names, ", "))
 		}
-		list := chart{app: a, several: len(names) > 1 && *bridge == "", table: *output != "json"}
+		list := chart{app: a, several: len(names) > 1 && *bridge == "", table: *output != "json", width: 14}
+		if list.several {
+			for _, name := range names {
+				list.width = max(list.width, len(name+" "+doctor.Configuration))
+			}
+		}
 		doctor.Run(cmd.Context(), doctor.Options{
 			Config: cfg, Problems: problems, Bridge: *bridge, Probe: user,
 			Database: func(ctx context.Context) (string, func(), error) {
@@ -70,6 +75,7 @@ quarantined.`,
 type chart struct {
 	*app
 	several, table bool
+	width          int // of what is said to be looked at
 	findings       []doctor.Finding
 }
 
@@ -86,9 +92,9 @@ func (c *chart) add(f doctor.Finding) {
 	if c.several && f.Bridge != "" {
 		where = f.Bridge + " " + where
 	}
-	fmt.Fprintf(c.stdout, "  %s  %-14s %s\n", status, where, f.Text)
+	fmt.Fprintf(c.stdout, "  %s  %-*s %s\n", status, c.width, where, f.Text)
 	if f.Cure != "" {
-		fmt.Fprintf(c.stdout, "  %-7s  %-14s → %s\n", "", "", f.Cure)
+		fmt.Fprintf(c.stdout, "  %-7s  %-*s → %s\n", "", c.width, "", f.Cure)
 	}
 }
 

@@ -110,8 +110,15 @@ func TestDoctorTellsWrongUsageFromTrouble(t *testing.T) {
 			t.Errorf("%s: stdout is not empty: %s", test.args, o.stdout)
 		}
 	}
-	if o := several.run(t, "doctor").ends(t, 1); !strings.Contains(o.stdout, "acme namecoach") || !strings.Contains(o.stdout, "globex bln") {
+	o := several.run(t, "doctor").ends(t, 1)
+	if !strings.Contains(o.stdout, "acme namecoach") || !strings.Contains(o.stdout, "globex bln") {
 		t.Errorf("which bridge is which:\n%s", o.stdout)
+	}
+	findings, _, _ := strings.Cut(o.stdout, "\n\n")
+	for line := range strings.Lines(findings) { // status and what was looked at have their own columns, which are as wide as they must be
+		if r := []rune(line); len(r) < 33 || r[31] != ' ' || r[32] == ' ' {
+			t.Errorf("not in its column: %q", line)
+		}
 	}
 	if p.Counts()["bln users.put"] > 0 {
 		t.Error("something was written")

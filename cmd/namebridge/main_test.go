@@ -8,6 +8,7 @@ import (
 	"io"
 	"log"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -400,14 +401,14 @@ func TestAFailedRunSaysWhyAndStillPrintsItsObject(t *testing.T) {
 	}{
 		"wrong token":             {env: map[string]string{"NAMECOACH_TOKEN": "wrong"}, code: 2, tells: []string{"NAMECOACH_TOKEN"}},
 		"wrong password":          {env: map[string]string{"BLN_PASSWORD": "wrong-password"}, code: 2, tells: []string{"BLN_PASSWORD", "BLN_USERNAME"}},
-		"wrong access token":      {env: map[string]string{"BLN_ACCESS_TOKEN": "wrong", "BLN_USERNAME": "", "BLN_PASSWORD": ""}, code: 2, tells: []string{"BLN_ACCESS_TOKEN"}},
+		"wrong access token":      {env: map[string]string{"BLN_ACCESS_TOKEN": "wrong", "BLN_USERNAME": "", "BLN_PASSWORD": ""}, code: 2, tells: []string{"BLN_ACCESS_TOKEN was not accepted"}},
 		"wrong organization":      {env: map[string]string{"BLN_ORGANIZATION_ID": "4712"}, code: 2, tells: []string{"BLN_ORGANIZATION_ID"}},
 		"member":                  {options: simulator.Options{Role: simulator.RoleMember}, code: 2, tells: []string{"may not", "admin"}},
 		"network admin":           {options: simulator.Options{Role: simulator.RoleNetworkAdmin}, code: 2, tells: []string{"may not", "admin"}},
 		"auditor":                 {options: simulator.Options{Role: simulator.RoleAuditor}, code: 2, tells: []string{"may not", "admin"}},
-		"BLN down":                {env: map[string]string{"BLN_URL": gone.URL}, code: 1, tells: []string{"bln", "no connection"}},
-		"NameCoach's certificate": {env: map[string]string{"NAMECOACH_URL": stranger.URL}, code: 1, tells: []string{"namecoach", "certificate is not accepted"}},
-		"database down":           {env: map[string]string{"DATABASE_URL": "postgres://u:hunter2@" + strings.TrimPrefix(gone.URL, "http://") + "/x"}, code: 1, tells: []string{"DATABASE_URL"}},
+		"BLN down":                {env: map[string]string{"BLN_URL": gone.URL}, code: 1, tells: []string{"BLN at " + gone.Listener.Addr().String() + " does not answer", "connection refused", "Check BLN_URL", "namebridge doctor"}},
+		"NameCoach's certificate": {env: map[string]string{"NAMECOACH_URL": stranger.URL}, code: 1, tells: []string{"NameCoach at " + stranger.Listener.Addr().String(), "certificate is not accepted", "Check NAMECOACH_URL"}},
+		"database down":           {env: map[string]string{"DATABASE_URL": "postgres://u:hunter2@" + strings.TrimPrefix(gone.URL, "http://") + "/x"}, code: 1, tells: []string{"namebridge: nothing listens where DATABASE_URL points: connection refused.\nNothing was done.", "start Postgres"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -441,10 +442,130 @@ func TestADatabaseOfAnotherOrganizationIsLeftAlone(t *testing.T) {
 	p.run(t, "collect").ends(t, 0)
 	p.ResetCounts()
 	other := p.with(map[string]string{"BLN_ORGANIZATION_ID": "4712"})
-	other.run(t, "backfill").ends(t, 2, "BLN_ORGANIZATION_ID", "DATABASE_URL", "4711")
+	other.run(t, "backfill").ends(t, 2, "BLN_ORGANIZATION_ID", "DATABASE_URL", "4711", "DELETE FROM bridges WHERE bridge = 'default'")
+	p.run(t, "backfill").ends(t, 0)
+	p.ResetCounts()
+	if o := other.run(t, "backfill").ends(t, 2, "BLN_ORGANIZATION_ID", "DATABASE_URL", "4711"); strings.Contains(o.stderr, "DELETE") {
+		t.Errorf("what BLN has brought is to be thrown away:\n%s", o.stderr)
+	}
 	if n := len(p.Counts()); n > 0 {
 		t.Errorf("requests were sent: %v", p.Counts())
 	}
+}
+
+func TestAMistypedOrganizationIsMendedByTheRightOne(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{Seed: 1, Users: 30})
+	wrong := p.with(map[string]string{"BLN_ORGANIZATION_ID": "4712"})
+	wrong.run(t, "backfill").ends(t, 2, "BLN_ORGANIZATION_ID")
+	if o := p.run(t, "doctor"); !strings.Contains(o.stdout, "the next command replaces it") {
+		t.Errorf("doctor does not say what becomes of it:\n%s", o.stdout)
+	}
+	p.exec(t, `INSERT INTO workers (bridge, owner, host, heartbeat_at) VALUES ('default', gen_random_uuid(), 'here', now() + interval '1 hour')`)
+	p.run(t, "backfill").ends(t, 2, "a process still runs with it")
+	p.exec(t, `DELETE FROM workers`)
+	p.run(t, "backfill").ends(t, 0)
+	for _, m := range p.Mismatches(5) {
+		t.Error(m)
+	}
+}
+
+// Under another name nothing would be known of what was decided and written.
+func TestABridgeKeepsItsName(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{Seed: 1, Users: 30})
+	p.run(t, "backfill").ends(t, 0)
+	p.ResetCounts()
+	acme := p.with(map[string]string{"BRIDGES": "acme", "LISTEN_ADDR": "127.0.0.1:0"})
+	for _, command := range []string{"backfill", "plan", "collect", "sweep", "census", "serve"} {
+		o := acme.run(t, command).ends(t, 2, "organization 4711 for bridge default", "BRIDGES=default.", "DEFAULT_BLN_ORGANIZATION_ID")
+		if o.stdout != "" {
+			t.Errorf("%s: stdout is not empty: %s", command, o.stdout)
+		}
+	}
+	if n := len(p.Counts()); n > 0 {
+		t.Errorf("requests were sent: %v", p.Counts())
+	}
+	if o := acme.run(t, "doctor").ends(t, 1); !strings.Contains(o.stdout, "keep the name default in BRIDGES") {
+		t.Errorf("doctor:\n%s", o.stdout)
+	}
+	same := p.with(map[string]string{"BRIDGES": "default"})
+	if object := same.run(t, "backfill", "-o", "json").ends(t, 0).object(t); object["written"] != 0.0 {
+		t.Errorf("by its own name: %v", object)
+	}
+	acme.run(t, "backfill", "--bridge", "initech").ends(t, 2, "initech")
+}
+
+func TestWhatIsToBeMendedHasItsFullName(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{Seed: 1, Users: 10})
+	for name, test := range map[string]struct {
+		env   map[string]string
+		code  int
+		tells string
+	}{
+		"its own token":    {map[string]string{"GLOBEX_NAMECOACH_TOKEN": "wrong"}, 2, "GLOBEX_NAMECOACH_TOKEN was not accepted"},
+		"the shared token": {map[string]string{"NAMECOACH_TOKEN": "wrong"}, 2, "namebridge: NAMECOACH_TOKEN was not accepted"},
+		"its own password": {map[string]string{"GLOBEX_BLN_PASSWORD": "wrong-password"}, 2, "Check BLN_USERNAME and GLOBEX_BLN_PASSWORD, and that GLOBEX_BLN_ORGANIZATION_ID"},
+	} {
+		env := map[string]string{"BRIDGES": "acme,globex", "ACME_BLN_ORGANIZATION_ID": "4712", "GLOBEX_BLN_ORGANIZATION_ID": "4711"}
+		maps.Copy(env, test.env)
+		command := "collect"
+		if strings.Contains(name, "password") {
+			command = "sweep"
+		}
+		if o := p.with(env).run(t, command, "--bridge", "globex").ends(t, test.code, test.tells); t.Failed() {
+			t.Logf("%s: %s", name, o.stderr)
+		}
+	}
+}
+
+func TestADatabaseThatIsNotThereIsToldInOneSentence(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{})
+	u, err := url.Parse(p.env["DATABASE_URL"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/namebridge_nowhere"
+	for _, command := range []string{"collect", "status", "migrate status"} {
+		o := p.with(map[string]string{"DATABASE_URL": u.String()}).run(t, strings.Fields(command)...).
+			ends(t, 1, "namebridge: there is no such database on this Postgres.\nNothing was done. What to do: make it (createdb)")
+		if strings.Contains(o.stderr, "tls") || strings.Contains(o.stderr, u.Host) {
+			t.Errorf("%s: what was tried is told as well:\n%s", command, o.stderr)
+		}
+	}
+}
+
+func TestConfigTellsMachinesToo(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{})
+	good := p.run(t, "config", "-o", "json").ends(t, 0).object(t)
+	bad := p.with(map[string]string{"NAMECOACH_TOKEN": ""}).run(t, "config", "-o", "json").ends(t, 2, "NAMECOACH_TOKEN").object(t)
+	for name, object := range map[string]map[string]any{"good": good, "bad": bad} {
+		if diff := cmp.Diff([]string{"bridges", "ok", "problems"}, keys(object)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+	problems := bad["problems"].([]any)
+	if good["ok"] != true || bad["ok"] != false || len(good["problems"].([]any)) != 0 || len(problems) != 1 ||
+		problems[0].(map[string]any)["variable"] != "NAMECOACH_TOKEN" || !strings.Contains(fmt.Sprint(problems[0].(map[string]any)["text"]), "is not set") {
+		t.Errorf("good: %v\nbad: %v", good, bad)
+	}
+	if o := p.run(t, "config").ends(t, 0); o.stdout != "The configuration of 1 bridge is in order.\n" {
+		t.Errorf("for people: %q", o.stdout)
+	}
+}
+
+func TestAPortThatIsTakenSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{})
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = taken.Close() })
+	p.with(map[string]string{"LISTEN_ADDR": taken.Addr().String()}).run(t, "serve").ends(t, 1, "LISTEN_ADDR", taken.Addr().String(), "give this one another address")
 }
 
 func TestAWrongConfigurationPrintsNothingButItsProblems(t *testing.T) {

@@ -39,7 +39,7 @@ func newServe(a *app) *cobra.Command {
 		Use:   "serve",
 		Short: "Keep the bridges true, for as long as it runs: schedules, work, health and metrics",
 		Long: `The daemon. It collects from NameCoach and writes to BLN when COLLECT_SCHEDULE says so, sweeps the whole directory by SWEEP_SCHEDULE, and takes a
-census of everyone who is linked by CENSUS_SCHEDULE; a bridge that is new begins with a sweep and a collect at once. It takes part in all other
+census of everyone who is linked by CENSUS_SCHEDULE; a bridge that is new begins with a collect at once, and a sweep as soon as that is done. It takes part in all other
 runs, too: a backfill or an approval that is started beside it is worked by both.
 
 Any number of these may run on one database: they share the work and the limits of both APIs, and go on where one that dies has stopped. All bridges of
@@ -151,6 +151,11 @@ func (s *service) keep(ctx context.Context, cfg *config.Config, stopServer func(
 		return err
 	}
 	defer closePool(db)
+	for _, b := range cfg.Bridges {
+		if err := oneWriter(ctx, db, cfg, b); err != nil {
+			return err
+		}
+	}
 	if !s.tell("  %-10s ready, schema %d", "database", schema) {
 		s.log.Info("the database is ready", "schema", schema)
 	}
@@ -188,7 +193,8 @@ func (s *service) awaitDatabase(ctx context.Context, url string) (db *pgxpool.Po
 			return db, schema, err
 		}
 		pause := pauses.NextBackOff()
-		s.log.Warn("the database cannot be used yet: trying again", "problem", err, "after", pause.Round(time.Millisecond).String())
+		problem, cure := databaseTrouble(err)
+		s.log.Warn("the database cannot be used yet: trying again", "problem", problem, "cure", cure, "after", pause.Round(time.Millisecond).String())
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:

@@ -27,20 +27,44 @@ func newVersion(a *app) *cobra.Command {
 }
 
 func newConfig(a *app) *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "config",
 		Short: "Check the configuration",
 		Long:  "Checks the environment and names everything that is wrong with it.\n\n" + config.Help(),
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			cfg, err := config.Load(a.lookuper, config.Database)
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(a.stdout, "The configuration of %d bridge(s) is in order.\n", len(cfg.Bridges))
-			return err
-		},
 	}
+	output := outputFlag(c)
+	c.RunE = func(*cobra.Command, []string) error {
+		cfg, problems := config.Examine(a.lookuper, config.Database)
+		if *output == "json" {
+			type problem struct {
+				Variable string `json:"variable"`
+				Text     string `json:"text"`
+			}
+			bridges, wrong := []string{}, []problem{}
+			for _, b := range cfg.Bridges {
+				bridges = append(bridges, b.Name)
+			}
+			if problems != nil {
+				for _, p := range problems.List {
+					wrong = append(wrong, problem(p))
+				}
+			}
+			err := json.NewEncoder(a.stdout).Encode(map[string]any{"ok": problems == nil, "bridges": bridges, "problems": wrong})
+			if err != nil {
+				return fmt.Errorf("write the problems: %w", err)
+			}
+		}
+		if problems != nil {
+			return problems
+		}
+		if *output == "json" {
+			return nil
+		}
+		_, err := fmt.Fprintf(a.stdout, "The configuration of %s is in order.\n", count(len(cfg.Bridges), noun{"bridge", "bridges"}))
+		return err
+	}
+	return c
 }
 
 func newMigrate(a *app) *cobra.Command {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/robfig/cron/v3"
 	"github.com/sethvargo/go-envconfig"
@@ -19,6 +20,7 @@ import (
 
 	"namebridge/bln"
 	"namebridge/internal/config"
+	"namebridge/internal/doctor"
 	"namebridge/internal/httpapi"
 	"namebridge/internal/postgres"
 	"namebridge/migrations"
@@ -100,7 +102,7 @@ func openPool(ctx context.Context, url string, bridges int) (*pgxpool.Pool, erro
 	defer cancel()
 	pool, err := state.Open(first, url, bridges)
 	if err != nil {
-		return nil, &databaseError{err}
+		return nil, &databaseError{&awayError{err}}
 	}
 	return pool, nil
 }
@@ -147,6 +149,52 @@ func dataFolder(environment envconfig.Lookuper, euid int) (string, error) {
 type databaseError struct{ error }
 
 func (e *databaseError) Unwrap() error { return e.error }
+
+// awayError says that the database could not be opened.
+type awayError struct{ error }
+
+func (e *awayError) Unwrap() error { return e.error }
+
+// databaseTrouble says what is wrong with the database, and what to do. Where no connection came about, the cause's own words are for nobody:
+// they tell every way that was tried, one after the other.
+func databaseTrouble(err error) (text, cure string) {
+	if errors.As(err, new(*awayError)) || errors.As(err, new(*pgconn.ConnectError)) {
+		return doctor.Unreachable(err, connectTimeout)
+	}
+	return err.Error(), "check DATABASE_URL, and that Postgres 14 or newer runs there"
+}
+
+// oneWriter refuses a bridge whose organization another bridge of the database has, which the configuration does not name any more: under
+// another name nothing would be known of its links by hand and its history, and each would undo what the other writes.
+func oneWriter(ctx context.Context, db *pgxpool.Pool, cfg *config.Config, chosen config.Bridge) error {
+	names := make([]string, len(cfg.Bridges))
+	for i, b := range cfg.Bridges {
+		names[i] = b.Name
+	}
+	holder, err := state.BridgeOf(ctx, db, chosen.BLNOrganizationID, names)
+	if err != nil {
+		return &databaseError{err}
+	}
+	if holder == "" {
+		return nil
+	}
+	names[slices.Index(names, chosen.Name)] = holder
+	instead := "BRIDGES=" + strings.Join(names, ",")
+	return usageError{fmt.Errorf("the database holds organization %d for bridge %s, and here it is bridge %s's. Under another name nothing is known\n"+
+		"of what was decided and written there.\n"+
+		"Keep the name: %s. Its variables are then read as %sBLN_ORGANIZATION_ID and so on, and without\n"+
+		"that prefix where they are not set so. To give bridge %s up for good: README.md, “Keep it running”", chosen.BLNOrganizationID, holder, chosen.Name,
+		instead, config.Prefix(holder), holder)}
+}
+
+// bridgeError is what went wrong while a bridge was worked on.
+type bridgeError struct {
+	error
+	bridge config.Bridge
+	flag   string // " --bridge NAME" where there are several
+}
+
+func (e *bridgeError) Unwrap() error { return e.error }
 
 // patience is how long a request waits for a server that asks for a pause, before the queue puts its job off.
 const patience = 10 * time.Second
