@@ -148,7 +148,15 @@ func (a *app) runBridge(ctx context.Context, cfg *config.Config, chosen config.B
 }
 
 // drive does an errand, and shows how far it is. res gets what came of it.
-func (a *app) drive(ctx context.Context, cfg *config.Config, chosen config.Bridge, db *pgxpool.Pool, e errand, res *bridgesync.Result) error {
+func (a *app) drive(ctx context.Context, cfg *config.Config, chosen config.Bridge, db *pgxpool.Pool, e errand, res *bridgesync.Result) (err error) {
+	defer func() {
+		if err != nil {
+			err = &bridgeError{err, chosen, several(cfg, chosen)}
+		}
+	}()
+	if err := oneWriter(ctx, db, cfg, chosen); err != nil {
+		return err
+	}
 	progress := newProgress(a.stderr, e.title, e.first)
 	b, err := newBridge(chosen, db, logger(cfg, progress), progress.count)
 	if err != nil {
