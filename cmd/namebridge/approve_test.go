@@ -89,13 +89,79 @@ func TestApprovingLetsThroughExactlyWhatWasStaged(t *testing.T) {
 	if diff := cmp.Diff(users[1:4], p.cleared(users)); diff != "" {
 		t.Errorf("cleared: %s", diff)
 	}
-	p.run(t, "runs", "show", id).ends(t, 0).tellsOut(t, "approved", "they have left")
+	p.run(t, "runs", "show", id).ends(t, 0).tellsOut(t, "approved", "they have left", fmt.Sprintf("For 1 of them nothing was written: %d\n", users[0]))
 	p.run(t, "runs", "approve", id, "--reason", "again").ends(t, 1, "waits for nobody", "it was approved at")
 	for _, args := range [][]string{{"sweep"}, {"backfill"}, {"collect"}} {
 		p.run(t, args...).ends(t, 0)
 	}
 	if diff := cmp.Diff(users[1:4], p.cleared(users)); diff != "" {
 		t.Errorf("cleared in the end: %s", diff)
+	}
+}
+
+// What is printed to be typed works: the run to approve is the one that keeps something, whichever run says so.
+func TestTheRunToApproveIsTheOneThatKeepsWhatWaits(t *testing.T) {
+	t.Parallel()
+	p, users, rows := crowd(t, 5)
+	p = p.strict()
+	for _, row := range rows[:3] {
+		p.DeleteParticipant(row)
+	}
+	p.run(t, "census").ends(t, 0)
+	keeper := p.run(t, "census", "-o", "json").ends(t, 3).object(t)["run"].(string)[:8]
+	approve := "Approve: namebridge runs approve " + keeper + ` --reason "…"`
+	o := p.run(t, "sweep").ends(t, 3).tellsOut(t, "3 users are waiting in census "+keeper, approve)
+	if !strings.HasPrefix(o.stdout, "QUARANTINED after ") || strings.Contains(o.stdout, "Done") || strings.Count(o.stdout, "runs approve") != 1 {
+		t.Errorf("%s", o.stdout)
+	}
+	other := p.run(t, "sweep", "-o", "json").ends(t, 3).object(t)["run"].(string)[:8]
+	p.run(t, "runs", "show", other).ends(t, 0).tellsOut(t, "QUARANTINED", "It keeps nothing itself.", approve)
+	p.run(t, "runs", "approve", other, "--reason", "x").ends(t, 1, "waits for nobody itself", approve)
+	if o := p.run(t, "runs", "list").ends(t, 0); strings.Contains(o.stdout, "overtaken") {
+		t.Errorf("somebody waits still:\n%s", o.stdout)
+	}
+
+	// A plan says what a backfill would leave out, and lets it through itself.
+	o = p.run(t, "plan").ends(t, 0).tellsOut(t, "QUARANTINED: a backfill leaves out who waits", approve, "it clears all of them: the guard is not asked")
+	_, exactly, _ := strings.Cut(o.stdout, "Exactly: namebridge runs approve ")
+	p.run(t, "runs", "show", exactly[:8]).ends(t, 0).tellsOut(t, "the guard (GUARD_MAX_CLEARS) is not asked")
+	p.run(t, "runs", "approve", exactly[:8], "--reason", "they have left").ends(t, 0)
+	if diff := cmp.Diff(users[:3], p.cleared(users)); diff != "" {
+		t.Error(diff)
+	}
+	for _, id := range []string{keeper, other} {
+		p.run(t, "runs", "show", id).ends(t, 0).tellsOut(t, "overtaken", "Overtaken: nothing that it was quarantined for is waiting now.")
+	}
+	for _, args := range [][]string{{"runs", "list"}, {"status"}} {
+		if o := p.run(t, args...).ends(t, 0).tellsOut(t, "overtaken"); strings.Contains(strings.ToLower(o.stdout), "quarantined") {
+			t.Errorf("nobody waits:\n%s", o.stdout)
+		}
+	}
+	p.run(t, "runs", "approve", keeper, "--reason", "x").ends(t, 1, "waits for nobody: of what it has staged")
+}
+
+// A plan promises nothing that a backfill would not do.
+func TestAPlanSaysWhatKeepsABackfillFromDoingIt(t *testing.T) {
+	t.Parallel()
+	p, users, _ := crowd(t, 2)
+	p = p.strict()
+	p.exec(t, `UPDATE links SET user_id = $2, rule = 'hand' WHERE user_id = $1`, users[0], users[1])
+	p.run(t, "plan").ends(t, 0).tellsOut(t, "1 person would lose what they have, more than the guard", "a backfill stages them", "Do it:   namebridge backfill", "the guard is not asked")
+	p.with(map[string]string{"GUARD_MAX_CLEARS": "1"}).run(t, "plan").ends(t, 0).lacks(t, "more than the guard")
+	p.exec(t, `UPDATE bridges SET halted_at = now(), halt_reason = 'a key was lost'`)
+	p.run(t, "plan").ends(t, 0).tellsOut(t, "HALTED since", "namebridge resume").lacks(t, "Do it:", "runs approve")
+	if cleared := p.cleared(users); len(cleared) > 0 {
+		t.Errorf("a plan has cleared %v", cleared)
+	}
+}
+
+// lacks checks what stdout must not tell.
+func (o outcome) lacks(t *testing.T, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if strings.Contains(o.stdout, text) {
+			t.Errorf("stdout tells %q:\n%s", text, o.stdout)
+		}
 	}
 }
 

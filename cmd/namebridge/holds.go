@@ -465,8 +465,9 @@ func (a *app) printSettled(ctx context.Context, s *stored, who state.Who, tried 
 		}
 	}
 	if res.Status == state.Quarantined {
-		fmt.Fprintf(w, "%s: the guard lets nobody be cleared before somebody approves it: namebridge runs approve %s --reason \"…\"%s\n",
-			alarm(w, a.lookuper, "QUARANTINED"), res.Run.String()[:8], s.flag)
+		if err := a.printQuarantine(ctx, s); err != nil {
+			return err
+		}
 	}
 	return exitOf(res)
 }

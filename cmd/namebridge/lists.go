@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
-
-	bridgesync "namebridge/sync"
 )
 
 // tablePage is how many rows are laid out at once: a list of any length needs the memory of these.
@@ -71,7 +68,7 @@ func printTable[T any](w io.Writer, columns []column, rows iter.Seq2[T, error], 
 		n++
 		var line table.Row
 		for _, cell := range cells(row) {
-			line = append(line, bridgesync.CleanText(strings.ReplaceAll(cell, "\n", " ")))
+			line = append(line, clean(cell))
 		}
 		if page = append(page, line); len(page) == tablePage {
 			flush()

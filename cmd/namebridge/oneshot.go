@@ -56,7 +56,11 @@ as to begin); only wrong usage or configuration prints none. Progress and logs g
 			return err
 		}
 		res := bridgesync.Result{Kind: state.Kind(cmd.Name()), Status: state.Failed}
-		err = a.runBridge(ctx, cfg, chosen, errand{cmd.Name(), firstPhase(res.Kind), do}, &res)
+		db, stop, err := a.openDatabase(ctx, cfg)
+		if err == nil {
+			defer stop()
+			err = a.drive(ctx, cfg, chosen, db, errand{cmd.Name(), firstPhase(res.Kind), do}, &res)
+		}
 		var usage usageError
 		switch {
 		case errors.As(err, &usage):
@@ -66,10 +70,15 @@ as to begin); only wrong usage or configuration prints none. Progress and logs g
 				return fmt.Errorf("write the result: %w", err)
 			}
 		case err == nil, errors.Is(err, bridgesync.ErrHalted):
+			s := &stored{db: db, bridge: chosen.Name, flag: several(cfg, chosen)}
+			show := a.printResult
 			if res.Kind == state.Plan {
-				a.printPlan(res, several(cfg, chosen))
-			} else {
-				a.printResult(res, several(cfg, chosen))
+				show = func(ctx context.Context, s *stored, res bridgesync.Result) error {
+					return a.printPlan(ctx, s, res, bridgesync.Guard{MaxClears: chosen.GuardMaxClears, MaxClearPercent: chosen.GuardMaxClearPercent})
+				}
+			}
+			if err := show(context.WithoutCancel(ctx), s, res); err != nil {
+				return err
 			}
 		}
 		if err != nil && ctx.Err() != nil {
@@ -135,16 +144,6 @@ func firstPhase(k state.Kind) bridgesync.Phase {
 		return bridgesync.PhaseCensus
 	}
 	return bridgesync.PhaseCollect
-}
-
-// runBridge opens the database and does an errand. res gets what came of it.
-func (a *app) runBridge(ctx context.Context, cfg *config.Config, chosen config.Bridge, e errand, res *bridgesync.Result) error {
-	db, stop, err := a.openDatabase(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	return a.drive(ctx, cfg, chosen, db, e, res)
 }
 
 // drive does an errand, and shows how far it is. res gets what came of it.
@@ -257,7 +256,8 @@ func newCensus(a *app) *cobra.Command {
 	return oneShot(a, &cobra.Command{
 		Use:   "census",
 		Short: "Ask NameCoach about everyone who is linked, and clear those who are gone",
-		Long: `Asks NameCoach about every person who is linked to a user, to notice who is no longer there. A badge is cleared when enough complete censuses in a
+		Long: `Asks NameCoach about every person who is linked to a user, to notice who is no longer there, and writes what this brings to light and
+whoever is pending, as each run does. A badge is cleared when enough complete censuses in a
 row (CENSUS_CONFIRMATIONS) have missed its person; where that concerns many at once (GUARD_MAX_CLEARS), somebody has to approve it first.`,
 	}, nil, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Census(ctx) })
 }
@@ -271,8 +271,20 @@ func heldLine(w io.Writer, name string, h bridgesync.Held) {
 	countLine(w, name, h.Sum(), strings.Join(heldLines(h), "\n"+strings.Repeat(" ", 24)))
 }
 
-// printPlan says in words what a plan came to.
-func (a *app) printPlan(r bridgesync.Result, flag string) {
+// printPlan says in words what a plan came to, and what a backfill would make of it.
+func (a *app) printPlan(ctx context.Context, s *stored, r bridgesync.Result, guard bridgesync.Guard) error {
+	b, err := state.GetBridge(ctx, s.db, s.bridge)
+	if err != nil {
+		return err
+	}
+	holding, err := state.HoldingRuns(ctx, s.db, s.bridge)
+	if err != nil {
+		return err
+	}
+	removals, err := state.CountPlannedRemovals(ctx, s.db, s.bridge, r.Run)
+	if err != nil {
+		return err
+	}
 	w := a.stdout
 	fmt.Fprintln(w, "What a backfill would do")
 	countLine(w, "write", r.Written, "would be given a badge, or a newer one")
@@ -283,18 +295,41 @@ func (a *app) printPlan(r bridgesync.Result, flag string) {
 	heldLine(w, "hold", r.Held)
 	countLine(w, "nothing", r.Users-r.Linked, "users whom no participant is linked to")
 	fmt.Fprintf(w, "%s.\nNothing was written to BLN. It took %s.\n", sizes(r), length(r))
-	if r.Written+r.Cleared > 0 {
-		fmt.Fprintf(w, "\nDo it:   namebridge backfill%s\nExactly: namebridge runs approve %s --reason \"…\"%s\n", flag, r.Run.String()[:8], flag)
+	if b.HaltedAt != nil {
+		fmt.Fprintf(w, "\n%s since %s: nothing is written before somebody has looked.\nLook:    namebridge status\nGo on:   namebridge resume --reason \"…\"%s\n",
+			alarm(w, a.lookuper, "HALTED"), stamp(*b.HaltedAt), s.flag)
+		return nil
 	}
+	exactly := "it clears nobody"
+	if removals.Judged+removals.Kept > 0 {
+		exactly = "it clears all of them: the guard is not asked"
+	}
+	if guard.Stages(removals.Judged, r.Linked) {
+		fmt.Fprintf(w, "\n%s more than the guard (GUARD_MAX_CLEARS) lets\nthrough at once: a backfill stages them until somebody approves that.\n",
+			count(removals.Judged, noun{"person would lose what they have,", "people would lose what they have,"}))
+	}
+	if removals.Kept > 0 && len(holding) > 0 {
+		fmt.Fprintf(w, "\n%s: a backfill leaves out who waits for an approval.\n", alarm(w, a.lookuper, "QUARANTINED"))
+		printHolding(w, holding, s.flag)
+	}
+	if r.Written+r.Cleared > 0 {
+		fmt.Fprintf(w, "\nDo it:   namebridge backfill%s\nExactly: namebridge runs approve %s --reason \"…\"%s\n", s.flag, r.Run.String()[:8], s.flag)
+		if r.Cleared > 0 {
+			fmt.Fprintf(w, "         %s\n", exactly)
+		}
+	}
+	return nil
 }
 
 // length is how long a run took.
 func length(r bridgesync.Result) string { return span(time.Duration(r.Seconds * float64(time.Second))) }
 
 // printResult says in words what a run that writes came to.
-func (a *app) printResult(r bridgesync.Result, flag string) {
+func (a *app) printResult(ctx context.Context, s *stored, r bridgesync.Result) error {
 	w, took := a.stdout, length(r)
 	switch {
+	case r.Status == state.Quarantined:
+		fmt.Fprintf(w, "%s after %s: coverage %s.\n", alarm(w, a.lookuper, "QUARANTINED"), took, coverage(r.Written+r.Unchanged, r.Users))
 	case r.Status == state.Halted:
 		fmt.Fprintf(w, "%s after %s\n", alarm(w, a.lookuper, "HALTED"), took)
 	case r.Written+r.Cleared+r.Failed == 0:
@@ -314,10 +349,20 @@ func (a *app) printResult(r bridgesync.Result, flag string) {
 	countLine(w, "nothing", r.Users-r.Linked, "users whom no participant is linked to")
 	fmt.Fprintf(w, "%s.\n%s to NameCoach, %s to BLN.\n", sizes(r), count(int(r.Requests.NameCoach), noun{"request", "requests"}), thousands(int(r.Requests.BLN)))
 	if r.Status == state.Quarantined {
-		id := r.Run.String()[:8]
-		fmt.Fprintf(w, "\n%s: more people would lose what they have than the guard\n(GUARD_MAX_CLEARS) lets through, so nobody did.\nLook:    namebridge runs show %s%s\nApprove: namebridge runs approve %s --reason \"…\"%s\n",
-			alarm(w, a.lookuper, "QUARANTINED"), id, flag, id, flag)
+		return a.printQuarantine(ctx, s)
 	}
+	return nil
+}
+
+// printQuarantine says what waits for a person, wherever it does: that may be an earlier run.
+func (a *app) printQuarantine(ctx context.Context, s *stored) error {
+	holding, err := state.HoldingRuns(ctx, s.db, s.bridge)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "\n%s: more people would lose what they have than the guard\n(GUARD_MAX_CLEARS) lets through, so nobody did.\n", alarm(a.stdout, a.lookuper, "QUARANTINED"))
+	printHolding(a.stdout, holding, s.flag)
+	return nil
 }
 
 func sizes(r bridgesync.Result) string {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -19,7 +20,7 @@ import (
 )
 
 // runKinds are what --kind may be.
-var runKinds = []string{"backfill", "plan", "collect", "sweep", "census", "revert"}
+var runKinds = []string{"backfill", "plan", "collect", "sweep", "census"}
 
 func newRuns(a *app) *cobra.Command {
 	c := &cobra.Command{
@@ -37,8 +38,9 @@ func newRunsList(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List runs, the newest first",
-		Long: `Lists what was run, when, how it ended, and how many people were written, cleared, held, and could not be written. It needs DATABASE_URL
-only (and BRIDGES, where there are several).`,
+		Long: `Lists what was run, when, how it ended, and how many people were written, cleared, held, and could not be written. A run that was interrupted
+and gone on with stands where it was gone on with: its time is that of the last try, its numbers are those of all. "overtaken" is a quarantined
+run of which nothing waits any more. It needs DATABASE_URL only (and BRIDGES, where there are several).`,
 		Example: "  namebridge runs list\n  namebridge runs list --kind sweep --limit 5\n  namebridge runs list --output json",
 		Args:    cobra.NoArgs,
 	}
@@ -65,6 +67,10 @@ only (and BRIDGES, where there are several).`,
 			}{s.bridge}
 			return printJSON(a.stdout, head, "runs", runs, newRunStatus)
 		}
+		holding, err := state.HoldingRuns(ctx, s.db, s.bridge)
+		if err != nil {
+			return err
+		}
 		now := time.Now()
 		columns := []column{
 			{"id", 8, 0},
@@ -79,7 +85,7 @@ only (and BRIDGES, where there are several).`,
 			{"error", 0, 60},
 		}
 		shown, err := printTable(a.stdout, columns, runs, func(r state.Run) []string {
-			line := []string{shortID(r), string(r.Kind), newRunStatus(r).Status, r.StartedAt.Local().Format(time.DateTime), took(r, now), "", "", "", "", firstLine(r.Error)}
+			line := []string{shortID(r), string(r.Kind), standing(r, holding), stamp(begun(r)), took(r, now), "", "", "", "", firstLine(problem(r))}
 			if c, ok := countsOf(r); ok {
 				line[5], line[6], line[7], line[8] = thousands(c.Written), thousands(c.Cleared), thousands(c.Held.Sum()), thousands(c.Failed)
 			}
@@ -102,7 +108,7 @@ only (and BRIDGES, where there are several).`,
 
 // newRunStatus is a run as JSON shows it.
 func newRunStatus(r state.Run) runStatus {
-	out := runStatus{Run: r.Run, Kind: r.Kind, Status: string(r.Status), StartedAt: r.StartedAt.UTC(), Counts: r.Counts, Error: r.Error}
+	out := runStatus{Run: r.Run, Kind: r.Kind, Status: string(r.Status), StartedAt: r.StartedAt.UTC(), Counts: r.Counts, Error: r.Error, of: r}
 	if r.EndedAt != nil {
 		ended := r.EndedAt.UTC()
 		out.EndedAt = &ended
@@ -119,23 +125,61 @@ func countsOf(r state.Run) (bridgesync.Result, bool) {
 	return c, len(r.Counts) > 0 && json.Unmarshal(r.Counts, &c) == nil
 }
 
+// begun is when a run was started, or last gone on with.
+func begun(r state.Run) time.Time {
+	if r.ResumedAt != nil {
+		return *r.ResumedAt
+	}
+	return r.StartedAt
+}
+
+// standing is how a run stands, for people: of a quarantined one, whether anything waits still.
+func standing(r state.Run, holding []state.Holding) string {
+	if r.Status == state.Quarantined && len(waitingFor(r, holding)) == 0 {
+		return "overtaken"
+	}
+	return newRunStatus(r).Status
+}
+
+// waitingFor are the runs that keep what a quarantined run is quarantined for: itself, or earlier ones.
+func waitingFor(r state.Run, holding []state.Holding) []state.Holding {
+	if i := slices.IndexFunc(holding, func(h state.Holding) bool { return h.Run == r.Run }); i >= 0 {
+		return holding[i : i+1]
+	}
+	return slices.DeleteFunc(slices.Clone(holding), func(h state.Holding) bool { return h.StartedAt.After(begun(r)) })
+}
+
+// printHolding says which runs keep something for a person, and how to let it through.
+func printHolding(w io.Writer, holding []state.Holding, flag string) {
+	for _, h := range holding {
+		id := h.Run.String()[:8]
+		fmt.Fprintf(w, "%s waiting in %s %s.\nLook:    namebridge runs show %s%s\nApprove: namebridge runs approve %s --reason \"…\"%s\n",
+			count(h.Users, noun{"user is", "users are"}), h.Kind, id, id, flag, id, flag)
+	}
+}
+
+// problem is a run's error, without saying twice that it halted.
+func problem(r state.Run) string {
+	if r.Error == nil {
+		return ""
+	}
+	return strings.TrimPrefix(*r.Error, "halted: ")
+}
+
 func shortID(r state.Run) string { return r.Run.String()[:8] }
 
 func took(r state.Run, now time.Time) string {
 	switch {
 	case r.EndedAt != nil:
-		return span(r.EndedAt.Sub(r.StartedAt))
+		return span(r.EndedAt.Sub(begun(r)))
 	case r.Live:
-		return span(now.Sub(r.StartedAt)) + " so far"
+		return span(now.Sub(begun(r))) + " so far"
 	}
 	return ""
 }
 
-func firstLine(text *string) string {
-	if text == nil {
-		return ""
-	}
-	line, _, more := strings.Cut(*text, "\n")
+func firstLine(text string) string {
+	line, _, more := strings.Cut(text, "\n")
 	if more {
 		line += " …"
 	}
@@ -160,7 +204,7 @@ func (s *stored) findRun(ctx context.Context, cmd *cobra.Command, prefix string)
 	}
 	lines := make([]string, len(runs))
 	for i, r := range runs {
-		lines[i] = fmt.Sprintf("\n  %s   %s, %s", r.Run, r.Kind, r.StartedAt.Local().Format(time.DateTime))
+		lines[i] = fmt.Sprintf("\n  %s   %s, %s", r.Run, r.Kind, stamp(r.StartedAt))
 	}
 	text := fmt.Sprintf("the ids of %d runs begin with %s", len(runs), prefix)
 	if len(runs) == some {
@@ -293,14 +337,30 @@ func newWriteStatus(w state.RunWrite) writeStatus {
 func (a *app) printRun(ctx context.Context, s *stored, run state.Run, d runDetail, most int) error {
 	w := a.stdout
 	line := func(name, value string) { fmt.Fprintf(w, "  %-9s %s\n", name, value) }
-	status := d.Run.Status
-	if run.Status == state.Quarantined || run.Status == state.Halted {
+	holding, err := state.HoldingRuns(ctx, s.db, s.bridge)
+	if err != nil {
+		return err
+	}
+	status := standing(run, holding)
+	if status == string(state.Quarantined) || run.Status == state.Halted {
 		status = alarm(w, a.lookuper, strings.ToUpper(status))
 	}
 	fmt.Fprintf(w, "%s %s · bridge %s · %s\n", run.Kind, run.Run, s.bridge, status)
-	line("started", strings.TrimSuffix(run.StartedAt.Local().Format(time.DateTime)+", took "+took(run, time.Now()), ", took "))
+	lasted := took(run, time.Now())
+	if lasted != "" {
+		lasted = ", took " + lasted
+	}
+	switch {
+	case run.ResumedAt == nil:
+		line("started", stamp(run.StartedAt)+lasted)
+	case d.Approved != nil:
+		line("started", stamp(run.StartedAt))
+	default:
+		line("started", stamp(run.StartedAt))
+		line("went on", stamp(*run.ResumedAt)+lasted+"; the numbers are those of all its tries")
+	}
 	if d.Since != nil {
-		line("since", d.Since.Local().Format(time.DateTime))
+		line("since", stamp(*d.Since))
 	}
 	if c, ok := countsOf(run); ok {
 		did := [2]string{"written", "cleared"}
@@ -314,24 +374,30 @@ func (a *app) printRun(ctx context.Context, s *stored, run state.Run, d runDetai
 		}
 		line("requests", fmt.Sprintf("%s to NameCoach, %s to BLN", thousands(int(c.Requests.NameCoach)), thousands(int(c.Requests.BLN))))
 	}
-	if run.Error != nil {
-		name := "error"
-		for text := range strings.Lines(*run.Error) {
-			line(name, bridgesync.CleanText(text))
-			name = ""
-		}
+	name := "error"
+	for text := range strings.Lines(problem(run)) {
+		line(name, clean(text))
+		name = ""
 	}
 	if d.Approved != nil {
-		line("approved", d.Approved.At.Local().Format(time.DateTime)+": "+bridgesync.CleanText(d.Approved.Reason))
+		line("approved", stamp(d.Approved.At)+lasted+": "+clean(d.Approved.Reason))
 	}
-	if err := a.printSteps(s, run, d); err != nil {
+	if run.Status == state.Quarantined && !d.Waiting {
+		if kept := waitingFor(run, holding); len(kept) > 0 {
+			fmt.Fprintln(w, "\nIt keeps nothing itself. What the guard has not let through:")
+			printHolding(w, kept, s.flag)
+		} else {
+			fmt.Fprintln(w, "\nOvertaken: nothing that it was quarantined for is waiting now.")
+		}
+	}
+	if err := a.printSteps(ctx, s, run, d); err != nil {
 		return err
 	}
 	return a.printWrites(ctx, s, run, d, most)
 }
 
 // printSteps shows what a run has planned or staged, and how to approve it.
-func (a *app) printSteps(s *stored, run state.Run, d runDetail) error {
+func (a *app) printSteps(ctx context.Context, s *stored, run state.Run, d runDetail) error {
 	w, all := a.stdout, d.Staged.Writes+d.Staged.Clears
 	if all == 0 {
 		return nil
@@ -341,6 +407,10 @@ func (a *app) printSteps(s *stored, run state.Run, d runDetail) error {
 		what = "Planned"
 	}
 	fmt.Fprintf(w, "\n%s for %s: write %s · clear %s\n", what, count(all, noun{"user", "users"}), thousands(d.Staged.Writes), thousands(d.Staged.Clears))
+	if d.Approved == nil && d.Staged.Moved == all && run.Status != state.Running {
+		_, err := fmt.Fprintln(w, "None of that is left to be done: it is done, or something else is wanted by now.")
+		return err
+	}
 	steps := func(yield func(stepStatus, error) bool) {
 		for _, step := range d.Staged.Steps {
 			if !yield(step, nil) {
@@ -361,7 +431,19 @@ func (a *app) printSteps(s *stored, run state.Run, d runDetail) error {
 	if all > shown {
 		fmt.Fprintf(w, "and %s more\n", thousands(all-shown))
 	}
+	if d.Approved != nil && len(d.Count) > 0 && run.Status != state.Running {
+		left, err := state.LeftOut(ctx, s.db, s.bridge, run.Run)
+		if err != nil {
+			return err
+		}
+		if len(left) > 0 {
+			fmt.Fprintf(w, "For %s nothing was written: %s\n", count(len(left), noun{"of them", "of them"}), firstUsers(left))
+		}
+	}
 	if d.Waiting {
+		if run.Kind == state.Plan && d.Staged.Clears > 0 {
+			fmt.Fprintln(w, "Approving it clears all of these; the guard (GUARD_MAX_CLEARS) is not asked.")
+		}
 		left := ""
 		if d.Staged.Moved > 0 {
 			left = fmt.Sprintf(" (%s since and would be left out)", count(d.Staged.Moved, noun{"has changed", "have changed"}))
@@ -384,9 +466,9 @@ func (a *app) printWrites(ctx context.Context, s *stored, run state.Run, d runDe
 		return err
 	}
 	fmt.Fprintf(w, "\n%s: %s\n", count(all, noun{"write", "writes"}), strings.Join(states, " · "))
-	columns := []column{{"user", 10, 0}, {"action", 8, 0}, {"state", 8, 0}, {"when", 19, 0}, {"note", 0, 64}}
+	columns := []column{{"user", 10, 0}, {"action", 8, 0}, {"state", 8, 0}, {"when", 23, 0}, {"note", 0, 64}}
 	shown, err := printTable(w, columns, state.RunWrites(ctx, s.db, s.bridge, run.Run, most), func(e state.RunWrite) []string {
-		return []string{fmt.Sprint(e.UserID), e.Action, e.State, e.CreatedAt.Local().Format(time.DateTime), e.Note}
+		return []string{fmt.Sprint(e.UserID), e.Action, e.State, stamp(e.CreatedAt), e.Note}
 	})
 	if err != nil {
 		return err
@@ -394,8 +476,7 @@ func (a *app) printWrites(ctx context.Context, s *stored, run state.Run, d runDe
 	if all > shown {
 		fmt.Fprintf(w, "and %s more: --limit 0 for all\n", thousands(all-shown))
 	}
-	_, err = fmt.Fprintf(w, "Undo:    namebridge runs revert %s%s\n", shortID(run), s.flag)
-	return err
+	return nil
 }
 
 // approved is what `runs approve --output json` prints: the run's result, and what was let through.
@@ -411,7 +492,7 @@ func newRunsApprove(a *app) *cobra.Command {
 		Short: "Let through what a quarantined run has staged, or carry out a plan",
 		Long: `A run that would take the badge or recording of more people than the guard lets through (GUARD_MAX_CLEARS, GUARD_MAX_CLEAR_PERCENT) stages
 these and is quarantined. This lets through exactly what the run has staged, and waits until it is written; approving a plan carries out exactly
-that plan. Users for whom something else is wanted by now are left out and named.
+that plan, also what the guard would stage. Users for whom something else is wanted by now are left out and named.
 
 RUN is the run's id, or how it begins: at least 4 hex digits that no other run has. Look first: namebridge runs show RUN
 
@@ -462,7 +543,9 @@ Exit codes are those of a run: 3 where something has to be approved anew, 4 wher
 			}
 		case err == nil, errors.Is(err, bridgesync.ErrHalted):
 			a.printApproval(run, through)
-			a.printResult(res, s.flag)
+			if err := a.printResult(context.WithoutCancel(ctx), s, res); err != nil {
+				return err
+			}
 		}
 		if err != nil && ctx.Err() != nil && through.Steps > 0 {
 			return fmt.Errorf("interrupted. What is approved stays approved: the daemon writes the rest, or the next run; namebridge sweep%s", s.flag)
@@ -497,14 +580,22 @@ func (s *stored) approvable(ctx context.Context, run state.Run) error {
 	if err != nil {
 		return err
 	}
+	holding, err := state.HoldingRuns(ctx, s.db, s.bridge)
+	if err != nil {
+		return err
+	}
 	what := fmt.Sprintf("run %s (%s) waits for nobody", shortID(run), run.Kind)
 	switch staged := detail.Staged; {
 	case detail.Waiting:
 		return nil
 	case detail.Approved != nil:
-		return fmt.Errorf("%s: it was approved at %s", what, detail.Approved.At.Local().Format(time.DateTime))
+		return fmt.Errorf("%s: it was approved at %s", what, stamp(detail.Approved.At))
 	case run.Status == state.Running:
 		return fmt.Errorf("%s: it is not over yet", what)
+	case run.Status == state.Quarantined && len(waitingFor(run, holding)) > 0:
+		var kept strings.Builder
+		printHolding(&kept, waitingFor(run, holding), s.flag)
+		return fmt.Errorf("%s itself.\n%s", what, strings.TrimSpace(kept.String()))
 	case staged.Writes+staged.Clears == 0:
 		return fmt.Errorf("%s: it has staged nothing", what)
 	case run.Status != state.Quarantined && run.Kind != state.Plan:
@@ -520,10 +611,13 @@ func (a *app) printApproval(run state.Run, through state.Approval) {
 	if left == 0 {
 		return
 	}
-	more := ""
-	if left > shownSteps {
-		more = fmt.Sprintf(" and %s more", thousands(left-shownSteps))
+	fmt.Fprintf(w, "%s left out, since something else is wanted by now:\n  %s\n", count(left, noun{"is", "are"}), firstUsers(through.Moved))
+}
+
+// firstUsers lists users, of many the first.
+func firstUsers(users []int64) string {
+	if len(users) <= shownSteps {
+		return userList(users)
 	}
-	fmt.Fprintf(w, "%s left out, since something else is wanted by now:\n  %s%s\n", count(left, noun{"is", "are"}),
-		userList(through.Moved[:min(left, shownSteps)]), more)
+	return userList(users[:shownSteps]) + " and " + thousands(len(users)-shownSteps) + " more"
 }

@@ -47,7 +47,7 @@ func ledger(t *testing.T) *desk {
 func TestRunsAreATableOfHowTheyEnded(t *testing.T) {
 	t.Parallel()
 	d := ledger(t)
-	o := d.run(t, "runs", "list").ends(t, 0).tellsOut(t, "7f3a1b2c", "quarantined", "1 min 32 s", "3,911", "148", "namecoach participants.list: 503 …", "interrupted", "namebridge runs show ID")
+	o := d.run(t, "runs", "list").ends(t, 0).tellsOut(t, "7f3a1b2c", "overtaken", "1 min 32 s", "3,911", "148", "namecoach participants.list: 503 …", "interrupted", "namebridge runs show ID")
 	if strings.Contains(o.stdout, "second line") {
 		t.Errorf("an error takes more than a line: %s", o.stdout)
 	}
@@ -113,6 +113,37 @@ func TestARunIsShownByHowItsIDBegins(t *testing.T) {
 	d.run(t, "runs", "shw").ends(t, 2, "did you mean show")
 }
 
+// One clock: the time is that of the last try, and the newest is what was last begun.
+func TestARunThatWasGoneOnWithStandsWhereItWasGoneOnWith(t *testing.T) {
+	t.Parallel()
+	d := ledger(t)
+	d.exec(t, `UPDATE runs SET status = 'done', resumed_at = now() - interval '1 minute', ended_at = now() - interval '55 s' WHERE run = $1`, deadRun)
+	o := d.run(t, "runs", "list", "--limit", "1").ends(t, 0).tellsOut(t, deadRun[:8], "5.0 s")
+	if strings.Contains(o.stdout, " h ") {
+		t.Errorf("the time in between is counted:\n%s", o.stdout)
+	}
+	d.run(t, "runs", "show", deadRun).ends(t, 0).tellsOut(t, "started", "went on", "took 5.0 s; the numbers are those of all its tries")
+	d.run(t, "status").ends(t, 0).tellsOut(t, "5.0 s")
+	d.exec(t, `UPDATE runs SET approved_at = resumed_at, approved_reason = 'looked at' WHERE run = $1`, deadRun)
+	d.run(t, "runs", "show", deadRun).ends(t, 0).tellsOut(t, ", took 5.0 s: looked at")
+}
+
+// Whoever has to look reads the whole reason, once, and it has no power over the terminal.
+func TestTheReasonOfARunIsNotCut(t *testing.T) {
+	t.Parallel()
+	d := ledger(t)
+	long := strings.Repeat("BLN lost a key\x1b[31m of somebody. ", 40) + "That is the end."
+	d.exec(t, `UPDATE runs SET status = 'halted', error = $2 WHERE run = $1`, collectRun, "halted: "+long)
+	for _, args := range [][]string{{"runs", "show", collectRun}, {"runs", "list"}} {
+		o := d.run(t, args...).ends(t, 0)
+		text := strings.Join(strings.Fields(o.stdout), " ")
+		if !strings.Contains(text, "That is the end.") || strings.Contains(text, "halted: ") || strings.Contains(text, "\x1b") {
+			t.Errorf("%s", o.stdout)
+		}
+	}
+	d.run(t, "status").ends(t, 0).tellsOut(t, "collect halted: BLN lost a key")
+}
+
 func TestARunIsShownWithItsCountsAndError(t *testing.T) {
 	t.Parallel()
 	d := ledger(t)
@@ -166,7 +197,8 @@ func TestStepsThatWaitAreShownWithHowToApproveThem(t *testing.T) {
 	}
 	// A run that would do nothing any more waits for nobody.
 	d.exec(t, `UPDATE directory_users SET wanted_version = 9`)
-	if o := d.run(t, "runs", "show", planRun).ends(t, 0); strings.Contains(o.stdout, "They wait") {
+	o := d.run(t, "runs", "show", planRun).ends(t, 0).tellsOut(t, "Planned for 26 users", "None of that is left to be done")
+	if strings.Contains(o.stdout, "They wait") || strings.Contains(o.stdout, "101") {
 		t.Errorf("%s", o.stdout)
 	}
 }
@@ -178,7 +210,7 @@ func TestWritesOfARunAreShownWithoutForeignValues(t *testing.T) {
 	d.exec(t, `INSERT INTO journal (bridge, run, user_id, fence, action, state, before, before_fragment, after_fragment, note, settled_at)
 		SELECT 'default', $1, n, 1, 'write', CASE n WHEN 1 THEN 'damaged' ELSE 'verified' END, '{"workPhone": "canary4711"}', CASE WHEN n > 1 THEN '{"namecoach": null}'::bytea END,
 			'{"namecoach": {"recording_id": "19"}}', CASE n WHEN 1 THEN 'workPhone was dropped' END, now() FROM generate_series(1, 60) n`, sweepRun)
-	o := d.run(t, "runs", "show", sweepRun).ends(t, 0).tellsOut(t, "60 writes: damaged 1 · verified 59", "workPhone was dropped", "and 10 more: --limit 0 for all", "Undo:    namebridge runs revert 7f3a1b2c")
+	o := d.run(t, "runs", "show", sweepRun).ends(t, 0).tellsOut(t, "60 writes: damaged 1 · verified 59", "workPhone was dropped", "and 10 more: --limit 0 for all")
 	if strings.Contains(o.stdout, canary) || strings.Contains(o.stdout, "recording_id") {
 		t.Errorf("%s", o.stdout)
 	}

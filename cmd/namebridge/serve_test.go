@@ -598,6 +598,7 @@ func TestAURLMaySizeThePool(t *testing.T) {
 func TestTimesToComeAreWrittenAsPeopleSayThem(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 3, 4, 12, 0, 0, 0, time.Local) // a Wednesday
+	zone := now.Format(" MST")
 	for _, c := range []struct {
 		in   time.Duration
 		want string
@@ -608,10 +609,10 @@ func TestTimesToComeAreWrittenAsPeopleSayThem(t *testing.T) {
 		{90 * time.Second, "in 90 s"},
 		{5 * time.Minute, "in 5 min"},
 		{119 * time.Minute, "in 119 min"},
-		{3 * time.Hour, "at 15:00"},
-		{14 * time.Hour, "at 02:00"},
-		{30 * time.Hour, "Thursday 18:00"},
-		{10 * 24 * time.Hour, "Sat 14 Mar 12:00"},
+		{3 * time.Hour, "at 15:00" + zone},
+		{14 * time.Hour, "at 02:00" + zone},
+		{30 * time.Hour, "Thu 5 Mar 18:00" + zone},
+		{10 * 24 * time.Hour, "Sat 14 Mar 12:00" + zone},
 	} {
 		if got := when(now.Add(c.in), now); got != c.want {
 			t.Errorf("in %v: %q, want %q", c.in, got, c.want)

@@ -64,6 +64,8 @@ type runStatus struct {
 	EndedAt   *time.Time      `json:"ended_at"`
 	Counts    json.RawMessage `json:"counts"`
 	Error     *string         `json:"error"`
+
+	of state.Run
 }
 
 func newStatus(a *app) *cobra.Command {
@@ -97,7 +99,10 @@ func newStatus(a *app) *cobra.Command {
 		if *output == "json" {
 			return json.NewEncoder(a.stdout).Encode(map[string]any{"bridges": all})
 		}
-		for _, s := range all {
+		for i, s := range all {
+			if i > 0 {
+				fmt.Fprintln(a.stdout)
+			}
 			s.print(a.stdout, a.lookuper)
 		}
 		return nil
@@ -161,7 +166,7 @@ func (s bridgeStatus) print(w io.Writer, environment envconfig.Lookuper) {
 	line := func(name, value string) { fmt.Fprintf(w, "  %-10s %s\n", name, strings.TrimSpace(value)) }
 	fmt.Fprintf(w, "bridge %s\n", s.Bridge)
 	if s.Halted != nil {
-		fmt.Fprintf(w, "\n%s since %s\n%s\n", alarm(w, environment, "HALTED"), s.Halted.Since.Local().Format(time.DateTime), s.Halted.Reason)
+		fmt.Fprintf(w, "\n%s since %s\n%s\n", alarm(w, environment, "HALTED"), stamp(s.Halted.Since), s.Halted.Reason)
 		if s.Halted.Run != nil {
 			fmt.Fprintf(w, "Look:    namebridge runs show %s%s\n", s.Halted.Run.String()[:8], s.flag)
 		}
@@ -183,7 +188,7 @@ func (s bridgeStatus) print(w io.Writer, environment envconfig.Lookuper) {
 	line("NameCoach", count(s.Participants, noun{"participant", "participants"}))
 	line("BLN", fmt.Sprintf("%s, %s linked", count(s.Users, noun{"user", "users"}), thousands(s.Linked)))
 	if s.Cursor != nil {
-		line("collected", fmt.Sprintf("up to %s, %s ago", s.Cursor.Local().Format(time.DateTime), ago(time.Duration(*s.LagSeconds*float64(time.Second)))))
+		line("collected", fmt.Sprintf("up to %s, %s ago", stamp(*s.Cursor), ago(time.Duration(*s.LagSeconds*float64(time.Second)))))
 	} else {
 		line("collected", "nothing to the end yet")
 	}
@@ -202,16 +207,16 @@ func (s bridgeStatus) print(w io.Writer, environment envconfig.Lookuper) {
 	t.Style().Format.Header = text.FormatDefault
 	t.AppendHeader(table.Row{"last run", "status", "started", "took", "id"})
 	for _, r := range s.Runs {
-		took := ""
-		if r.EndedAt != nil {
-			took = span(r.EndedAt.Sub(r.StartedAt))
+		status := r.Status
+		if r.of.Status == state.Quarantined && len(s.Quarantined) == 0 {
+			status = "overtaken"
 		}
-		t.AppendRow(table.Row{r.Kind, r.Status, r.StartedAt.Local().Format(time.DateTime), took, r.Run.String()[:8]})
+		t.AppendRow(table.Row{r.Kind, status, stamp(begun(r.of)), took(r.of, s.asOf), r.Run.String()[:8]})
 	}
 	t.Render()
 	for _, r := range s.Runs {
 		if r.Error != nil {
-			fmt.Fprintf(w, "\n  %s %s: %s\n", r.Kind, r.Status, *r.Error)
+			fmt.Fprintf(w, "\n  %s %s: %s\n", r.Kind, r.Status, problem(r.of))
 		}
 	}
 }

@@ -84,11 +84,21 @@ func when(t, now time.Time) string {
 	case d < 2*time.Hour:
 		return "in " + ago(max(d, time.Second))
 	case d < 20*time.Hour:
-		return "at " + t.Local().Format("15:04")
-	case d < 6*24*time.Hour:
-		return t.Local().Format("Monday 15:04")
+		return "at " + t.Local().Format("15:04 MST")
 	}
-	return t.Local().Format("Mon 2 Jan 15:04")
+	return t.Local().Format("Mon 2 Jan 15:04 MST")
+}
+
+// stamp is a moment with its zone: schedules and logs are in UTC.
+func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
+
+// clean is text that may be anybody's, fit for a terminal, which obeys some of it: of any length, in one line.
+func clean(text string) string {
+	words := strings.Fields(text)
+	for i, w := range words {
+		words[i] = bridgesync.CleanText(w)
+	}
+	return strings.Join(words, " ")
 }
 
 // heldLines lists the reasons that hold anybody, three to a line.
