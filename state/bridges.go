@@ -137,8 +137,23 @@ type UnsettledError struct {
 }
 
 func (e *UnsettledError) Error() string {
-	return fmt.Sprintf("the key, layout or fields of bridge %s have changed, but there are %d running processes and %d unsettled writes under the former: "+
-		"let them end, and run it once more with the former settings where writes are left", e.Bridge, e.Alive, e.Open)
+	count := func(n int, one, many string) string {
+		if n == 1 {
+			return "1 " + one
+		}
+		return fmt.Sprint(n, " ", many)
+	}
+	var left, cures []string
+	if e.Alive > 0 {
+		left = append(left, count(e.Alive, "process still runs", "processes still run"))
+		cures = append(cures, "let what runs end")
+	}
+	if e.Open > 0 {
+		left = append(left, "the outcome of "+count(e.Open, "write is", "writes is")+" not known")
+		cures = append(cures, "run it once more with the former settings")
+	}
+	return fmt.Sprintf("the key, layout or fields of bridge %s have changed, but under the former %s: %s", e.Bridge, strings.Join(left, ", and "),
+		strings.Join(cures, ", and "))
 }
 
 // NoteLayout keeps where the fragment stands and what it consists of, as layout tells it; layouts of one place and shape begin

@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -178,5 +179,18 @@ func TestAnotherLayoutForgetsWhatWasKnownOfTheFormer(t *testing.T) {
 	}
 	if got := known("b"); got != before {
 		t.Errorf("the other bridge: %s", got)
+	}
+}
+
+func TestWhatIsUnsettledIsCountedInWords(t *testing.T) {
+	t.Parallel()
+	for want, e := range map[string]state.UnsettledError{
+		"under the former 1 process still runs: let what runs end":                                                 {Alive: 1},
+		"under the former the outcome of 1 write is not known: run it once more with the former settings":          {Open: 1},
+		"2 processes still run, and the outcome of 3 writes is not known: let what runs end, and run it once more": {Alive: 2, Open: 3},
+	} {
+		if got := e.Error(); !strings.Contains(got, want) {
+			t.Errorf("%s\nwant %s", got, want)
+		}
 	}
 }
