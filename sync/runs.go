@@ -216,6 +216,10 @@ func (b *Bridge) show(row state.Run, over map[Phase]bool) {
 	case now.Phase == PhaseWrite:
 		before := p.Written - p.Done
 		now.Done, now.Total = p.Written, p.Total+before
+		var sum Result
+		if now.Over && row.ResumedAt == nil && json.Unmarshal(row.Counts, &sum) == nil { // the last batches are counted after their writes
+			now.Done = max(now.Done, sum.Written+sum.Cleared)
+		}
 		fallthrough
 	default:
 		b.Progress(now)

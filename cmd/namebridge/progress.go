@@ -41,6 +41,7 @@ type progress struct {
 
 	mu      sync.Mutex
 	current *phase
+	since   time.Time // when the last phase ended: what comes until the next one is heard of is its waiting for a first answer
 	stop    chan struct{}
 	ticking sync.WaitGroup
 }
@@ -154,7 +155,10 @@ func (p *progress) show(x bridgesync.Progress) {
 }
 
 func (p *progress) begin(name bridgesync.Phase, total int) {
-	c := &phase{name: name, started: time.Now()}
+	c := &phase{name: name, started: p.since}
+	if c.started.IsZero() {
+		c.started = time.Now()
+	}
 	l := &look{total: total}
 	if total == 0 && p.expected[name] > 0 {
 		l.total, l.about = p.expected[name], true
@@ -188,6 +192,7 @@ func (p *progress) finish(stopped bool) {
 	p.current = nil
 	l := *c.look.Load()
 	l.ended, l.stopped = time.Now(), stopped
+	p.since = l.ended
 	c.look.Store(&l)
 	if c.bar != nil {
 		c.bar.SetTotal(-1, true)

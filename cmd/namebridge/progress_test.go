@@ -50,6 +50,31 @@ backfill  write    40 users · stopped after 10 s
 	})
 }
 
+// What a phase waits for before its first answer is part of what it takes, and of what is left.
+func TestAPhaseBeginsWhereTheOneBeforeItEnded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		p := newProgress(&out, "plan", bridgesync.PhaseList)
+		p.start()
+		time.Sleep(time.Second)
+		p.show(bridgesync.Progress{Phase: bridgesync.PhaseList, Done: 250, Over: true})
+		time.Sleep(5 * time.Second)
+		p.show(bridgesync.Progress{Phase: bridgesync.PhaseRead, Done: 50, Total: 120})
+		time.Sleep(5 * time.Second)
+		p.show(bridgesync.Progress{Phase: bridgesync.PhaseRead, Done: 100, Total: 120})
+		p.show(bridgesync.Progress{Phase: bridgesync.PhaseRead, Done: 120, Total: 120, Over: true})
+		p.end(false)
+		want := `plan  list     250 users · 1.0 s
+plan  read     50 of 120 users · 5.6/s · about 15 s left
+plan  read     120 users · 10 s
+`
+		if out.String() != want {
+			t.Errorf("got\n%swant\n%s", &out, want)
+		}
+	})
+}
+
 func TestLogLinesAndProgressDoNotMix(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
