@@ -334,7 +334,7 @@ func TestABridgeThatCannotWorkKeepsNoOtherFromWorking(t *testing.T) {
 		}
 	}
 	p.env["LOCKED_BLN_PASSWORD"] = "wrong-password"
-	p.exec(t, `INSERT INTO bridges (bridge, organization_id) VALUES ('stranger', 1)`)
+	p.exec(t, `INSERT INTO bridges (bridge, organization_id, directory_sweep) VALUES ('stranger', 1, 1)`)
 	d := p.serve(t)
 	good.right(t)
 	d.answers(t, "/readyz", 200, "ok")
