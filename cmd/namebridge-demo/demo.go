@@ -112,15 +112,23 @@ func (d *demo) run(ctx context.Context, out, log io.Writer) error {
 	if err := d.show(ctx); err != nil {
 		return err
 	}
-	fmt.Fprint(out, `
-Everything was stopped, and nothing is left behind.
-
-Next:  namebridge-demo demo --help  more people, others, for longer
-       namebridge-demo simulate     both APIs alone, as unfriendly as you like
-       namebridge config --help     what it needs to know of your own accounts
-       namebridge plan              what it would do with them, writing nothing
-`)
+	fmt.Fprint(out, "\nEverything was stopped, and nothing is left behind.\n\n", next(os.Args[0]))
 	return nil
+}
+
+// next are commands to be typed as the demo was, which is self: neither program need be on the PATH.
+func next(self string) string {
+	bridge := filepath.Join(filepath.Dir(self), "namebridge") // without a folder where self has none
+	var text strings.Builder
+	for i, line := range [][2]string{
+		{self + " demo --help", "more people, others, for longer"},
+		{self + " simulate", "both APIs alone, as unfriendly as you like"},
+		{bridge + " config --help", "what it needs to know of your own accounts"},
+		{bridge + " plan", "what it would do with them, writing nothing"},
+	} {
+		fmt.Fprintf(&text, "%-6s %-*s  %s\n", []string{"Next:", ""}[min(i, 1)], len(self+" demo --help"), line[0], line[1])
+	}
+	return text.String()
 }
 
 // show is the demo. When it returns, everything that it has started has ended.
@@ -416,7 +424,7 @@ func (d *demo) examples(before, after view) {
 		fragment := ""
 		if slices.Contains(is, "namecoach") {
 			is = slices.DeleteFunc(is, func(key string) bool { return key == "namecoach" })
-			fragment = ",\n            namecoach { " + some(notNull(after.stored[u.ID]), 3) + " }"
+			fragment = ",\n            namecoach { " + fragmentKeys(after.stored[u.ID]) + " }"
 		}
 		fmt.Fprintf(d.out, "    before  otherInfo: %s\n    after   otherInfo: %s%s\n", some(was, 4), some(is, 4), fragment)
 	}
@@ -435,6 +443,20 @@ func topKeys(object string) []string {
 	var keys []string
 	_ = eachMember(object, func(key string, _ json.RawMessage) { keys = append(keys, key) })
 	return keys
+}
+
+// fragmentKeys lists the first keys of the fragment that have a value, and says that the others are there, too.
+func fragmentKeys(otherInfo string) string {
+	full, all := notNull(otherInfo), 0
+	_ = eachMember(otherInfo, func(key string, value json.RawMessage) {
+		if key == "namecoach" {
+			all = len(topKeys(string(value)))
+		}
+	})
+	if all > len(full) {
+		return some(full, 3) + "; the others null"
+	}
+	return some(full, 3)
 }
 
 // notNull are the keys of the fragment that have a value.

@@ -52,7 +52,7 @@ func TestTheDemoShowsACorrectBackfill(t *testing.T) {
 	if code := run(t.Context(), []string{"demo", "--users", "60", "--for", "1s", "--binary", namebridge(t)}, &out, &log); code != 0 {
 		t.Fatalf("exit %d\n%s\n%s", code, &out, &log)
 	}
-	for _, want := range []string{"postgres   private", "What a backfill would do", "$ namebridge backfill", "Lost or changed: 0.", "60, all are right", "before  otherInfo", "$ namebridge serve", "Next:"} {
+	for _, want := range []string{"postgres   private", "What a backfill would do", "$ namebridge backfill", "Lost or changed: 0.", "; the others null }", "60, all are right", "before  otherInfo", "$ namebridge serve", "Next:"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is missing in\n%s", want, &out)
 		}
@@ -191,5 +191,19 @@ func TestTheChildSeesNoSettingOfARealAccount(t *testing.T) {
 	want := []string{"PATH=/bin", "NO_COLOR=1", "NAMECOACH_TOKEN=simulated", "DATABASE_URL=postgres://demo"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestWhatTheDemoSaysToTypeNeedsNoPATH(t *testing.T) {
+	t.Parallel()
+	for self, want := range map[string][]string{
+		"bin/namebridge-demo": {"Next:  bin/namebridge-demo demo --help  more", "\n       bin/namebridge plan "},
+		"namebridge-demo":     {"Next:  namebridge-demo demo --help  more", "\n       namebridge plan "},
+	} {
+		for _, text := range want {
+			if got := next(self); !strings.Contains(got, text) {
+				t.Errorf("%s says\n%s not %q", self, got, text)
+			}
+		}
 	}
 }
