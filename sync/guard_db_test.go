@@ -56,13 +56,13 @@ func TestTheGuardJudgesRecordingsThatTheDatabaseDoesNotKnow(t *testing.T) {
 			w := start(t, simulator.Options{Seed: 1, ListRows: rows})
 			w.rude = flat // to the simulator other keys are somebody else's
 			w.settings.Layout.Flat = flat
-			w.settings.Guard = bridgesync.Guard{MaxClears: 5}
-			users := w.muted(t, 6)
+			w.settings.Guard = bridgesync.Guard{MaxClears: 29}
+			users := w.muted(t, 30)
 			w.forget(t)
 			backfill := func(b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Backfill(t.Context(), time.Time{}) }
 			first := w.run(t, state.Quarantined, backfill)
-			if n := w.speaking(t, users); n != 6 || first.Written != 0 {
-				t.Errorf("%s: %d of 6 recordings are left, %+v", name, n, first)
+			if n := w.speaking(t, users); n != 30 || first.Written != 0 {
+				t.Errorf("%s: %d of 30 recordings are left, %+v", name, n, first)
 			}
 			// Nobody is read again to find that out again.
 			again := w.run(t, state.Quarantined, func(b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Sweep(t.Context()) })
@@ -77,7 +77,7 @@ func TestTheGuardJudgesRecordingsThatTheDatabaseDoesNotKnow(t *testing.T) {
 				t.Errorf("%s: %d recordings are left that somebody has let go", name, n)
 			}
 			w.forget(t)
-			if res := w.backfill(t); res.Written != 0 || res.Unchanged != 6 {
+			if res := w.backfill(t); res.Written != 0 || res.Unchanged != 30 {
 				t.Errorf("%s: when all is as it should: %+v", name, res)
 			}
 		}
