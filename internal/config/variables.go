@@ -162,17 +162,17 @@ var Variables = []Variable{
 	},
 	{
 		Name: "JOURNAL_RETENTION", Default: "90d", PerBridge: true,
-		Meaning: "How long the record of each write is kept, and with it the way back",
+		Meaning: "How long the record of each write is kept, with our keys as they stood before",
 		set:     bridge(func(b *Bridge) *time.Duration { return &b.JournalRetention }, positiveDuration),
 	},
 	{
 		Name: "LISTEN_ADDR", Default: ":8080",
-		Meaning: "Where `serve` answers over HTTP: health, metrics and the web pages",
+		Meaning: "Where `serve` answers over HTTP: health and metrics",
 		set:     global(func(c *Config) *string { return &c.ListenAddr }, listenAddr),
 	},
 	{
 		Name: "ADMIN_PASSWORD_HASH", Secret: true,
-		Meaning: "The bcrypt hash of the password for the web pages. Without it the pages are off; health and metrics stay",
+		Meaning: "The bcrypt hash of the password for the web pages, which are not there yet: it is checked and changes nothing",
 		set:     global(func(c *Config) *Secret { return &c.AdminPasswordHash }, bcryptHash),
 	},
 	{
