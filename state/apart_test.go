@@ -78,6 +78,8 @@ func everything(t *testing.T, db *pgxpool.Pool, bridge string) map[string]bool {
 	owner := uuid.New()
 	_, err := state.EnsureBridge(ctx, db, bridge, value[int64](t, db, `SELECT organization_id FROM bridges WHERE bridge = $1`, bridge))
 	do("EnsureBridge", err)
+	_, err = state.WhatIsKnown(ctx, db, bridge)
+	do("WhatIsKnown", err)
 	do("NoteLayout", state.InTx(ctx, db, func(tx pgx.Tx) error { return state.NoteLayout(ctx, tx, bridge, "nested", "nested") }))
 	_, err = state.Heartbeat(ctx, db, bridge, owner)
 	do("Heartbeat", err)
