@@ -87,6 +87,7 @@ CREATE INDEX directory_users_gone ON directory_users USING btree (bridge, gone_a
 CREATE INDEX directory_users_other_emails ON directory_users USING gin (other_emails) WHERE ((other_emails <> '{}'::text[]) AND (gone_at IS NULL));
 CREATE INDEX directory_users_ready ON directory_users USING btree (bridge, urgency, user_id) WHERE ((wanted_version > applied_version) AND (gone_at IS NULL) AND ((NOT removes) OR (released_version = wanted_version)));
 CREATE INDEX directory_users_removals ON directory_users USING btree (bridge, user_id) WHERE ((wanted_version > applied_version) AND (gone_at IS NULL) AND removes AND (released_version < wanted_version));
+CREATE INDEX directory_users_source ON directory_users USING btree (bridge, applied_source) WHERE (applied_source IS NOT NULL);
 CREATE INDEX directory_users_unasked ON directory_users USING btree (bridge, user_id) WHERE ((asked_at IS NULL) AND (gone_at IS NULL));
 COMMENT ON TABLE directory_users IS 'Members of the BLN organization: the keys we match by, the fragment last seen, what should be there and what is.';
 COMMENT ON COLUMN directory_users.listed_fragment IS 'Digest of what the last list row showed under our keys; null: nothing.';

@@ -73,6 +73,7 @@ CREATE INDEX directory_users_claimed ON directory_users (bridge, claim_owner) WH
 CREATE INDEX directory_users_gone ON directory_users (bridge, gone_at) WHERE gone_at IS NOT NULL;
 CREATE INDEX directory_users_unasked ON directory_users (bridge, user_id) WHERE asked_at IS NULL AND gone_at IS NULL;
 CREATE INDEX directory_users_audit ON directory_users (bridge, audit_at) WHERE applied_digest IS NOT NULL AND gone_at IS NULL;
+CREATE INDEX directory_users_source ON directory_users (bridge, applied_source) WHERE applied_source IS NOT NULL;
 COMMENT ON COLUMN directory_users.urgency IS 'The priority of the run that wants it: 1 on demand, 2 collect, 3 sweep and census, 4 backfill and plan.';
 COMMENT ON COLUMN directory_users.wanted_run IS 'The run that made it pending.';
 COMMENT ON COLUMN directory_users.wanted_window IS 'The end of the window that brought the change, on NameCoach''s clock; null: no window did.';
@@ -97,6 +98,7 @@ COMMENT ON COLUMN plan_steps.version IS 'The wanted_version that was planned or 
 ALTER TABLE plan_steps DROP COLUMN version;
 ALTER TABLE holds DROP COLUMN ignored_at, DROP COLUMN ignored_reason;
 DROP INDEX journal_settled;
+DROP INDEX directory_users_source;
 DROP INDEX directory_users_gone;
 DROP INDEX directory_users_claimed;
 ALTER TABLE directory_users DROP COLUMN urgency, DROP COLUMN wanted_run, DROP COLUMN wanted_window, DROP COLUMN removes,

@@ -260,6 +260,13 @@ func linking(t *testing.T, db *pgxpool.Pool, bridge string, run uuid.UUID, do fu
 	if len(linked) != 2 {
 		t.Errorf("linked are %+v", linked)
 	}
+	unseen, err := state.NotSeenSince(ctx, db, bridge, []string{linked[0].Person, linked[1].Person}, time.Now().Add(time.Hour))
+	do("NotSeenSince", err)
+	if len(unseen) != 2 {
+		t.Errorf("unseen are %+v", unseen)
+	}
+	_, err = state.ServerMerges(ctx, db, bridge)
+	do("ServerMerges", err)
 	must(t, state.InTx(ctx, db, func(tx pgx.Tx) error {
 		if err := state.LockParticipants(ctx, tx, bridge); err != nil {
 			return err

@@ -128,3 +128,25 @@ func TestADecisionThatWaitedForAReleaseKnowsTheRelease(t *testing.T) {
 		t.Errorf("a user who was released is decided on as %+v", users)
 	}
 }
+
+// A voice that was nobody's for a while and is somebody else's now must not stay where it was until everybody is decided on.
+func TestAVoiceThatWasNobodysMakesWhoShowsItDueWhenItIsLinked(t *testing.T) {
+	t.Parallel()
+	db := directory(t, 3)
+	p := participant("a@x", "E")
+	store(t, db, "a", p)
+	there := func(user int64) {
+		wish(t, db, "a", state.Wish{Run: uuid.New(), Urgency: state.SweepPriority}, state.Wanted{UserID: user, Action: "write", Digest: []byte("d"), Source: p.ID, There: true})
+	}
+	link := func(user, was int64) {
+		must(t, state.StoreDecisions(t.Context(), db, "a", []state.Decided{{Person: p.Person, UserID: user, Rule: "email", WasUser: was}}))
+	}
+	link(1, 0)
+	there(1)
+	link(0, 1)
+	exec(t, db, `UPDATE directory_users SET decide_due = false`)
+	link(2, 0)
+	if due := value[string](t, db, `SELECT string_agg(user_id::text, ',' ORDER BY user_id) FROM directory_users WHERE decide_due`); due != "1,2" {
+		t.Errorf("due: %s", due)
+	}
+}

@@ -3,6 +3,8 @@ package state
 import (
 	"context"
 	"fmt"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Decided is what the rules say about one person: a link, or none.
@@ -21,10 +23,14 @@ func StoreDecisions(ctx context.Context, q Querier, bridge string, ds []Decided)
 	n := len(ds)
 	people, users, rules := make([]string, n), make([]int64, n), make([]string, n)
 	var touched []int64
+	var linked []string // anew, or changed
 	for i, d := range ds {
 		people[i], users[i], rules[i] = d.Person, d.UserID, d.Rule
 		if d.Changed || d.UserID != d.WasUser {
 			touched = append(touched, d.UserID, d.WasUser)
+			if d.UserID != 0 {
+				linked = append(linked, d.Person)
+			}
 		}
 	}
 	if _, err := q.Exec(ctx, `WITH decided AS (SELECT * FROM unnest($2::text[], $3::bigint[], $4::text[]) AS t(person, user_id, rule)),
@@ -38,6 +44,17 @@ func StoreDecisions(ctx context.Context, q Querier, bridge string, ds []Decided)
 	if _, err := q.Exec(ctx, `UPDATE participants SET link_due = false WHERE bridge = $1 AND person = ANY($2) AND link_due`, bridge, people); err != nil {
 		return fmt.Errorf("store links: %w", err)
 	}
+	// Who shows the voice of somebody who was nobody for a while, and is somebody else's now, is linked to nobody that could tell.
+	showing, err := q.Query(ctx, `SELECT d.user_id FROM participants p JOIN directory_users d ON d.bridge = $1 AND d.applied_source = p.participant
+		WHERE p.bridge = $1 AND p.person = ANY($2)`, bridge, orEmpty(linked))
+	if err != nil {
+		return fmt.Errorf("read whose voice stands where: %w", err)
+	}
+	shown, err := pgx.CollectRows(showing, pgx.RowTo[int64])
+	if err != nil {
+		return fmt.Errorf("read whose voice stands where: %w", err)
+	}
+	touched = append(touched, shown...)
 	// Who is due already is left alone, but only as the row is once its lock is had: whoever decides on it meanwhile has not seen
 	// these links, and takes its being due away.
 	if _, err := q.Exec(ctx, `WITH locked AS MATERIALIZED (SELECT user_id, decide_due FROM directory_users
