@@ -48,6 +48,19 @@ func TestRunsAreListedNewestFirst(t *testing.T) {
 	}
 }
 
+func TestARunThatWasGoneOnWithIsAsNewAsThat(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a")
+	old := ran(t, db, "10000000-0000-4000-8000-000000000000", "backfill", "failed", 30)
+	newer := ran(t, db, "20000000-0000-4000-8000-000000000000", "collect", "done", 20)
+	exec(t, db, `UPDATE runs SET resumed_at = now() - interval '1 minute' WHERE run = $1`, old)
+	for i, r := range drain(t, state.Runs(t.Context(), db, "a", "", 0)) {
+		if want := []uuid.UUID{old, newer}[i]; r.Run != want {
+			t.Errorf("run %d is %v, want %v", i, r.Run, want)
+		}
+	}
+}
+
 func TestARunIsFoundByHowItsIDBegins(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a")
@@ -183,5 +196,61 @@ func TestWritesOfARunAreReadInTheOrderTheyWereMade(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]int{"verified": 1, "damaged": 1, "sending": 1}, get[map[string]int](t)(state.CountRunWrites(t.Context(), db, "a", run))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Who waits is named with the run that keeps them, until somebody has let them through, by whatever way, or wants something else of them.
+func TestWhatWaitsIsKeptByTheRunsThatHaveStagedIt(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a")
+	first := ran(t, db, "7f3a1b2c-dead-4000-8000-0000000000ff", "census", "quarantined", 30)
+	second := ran(t, db, "00000000-0000-4000-8000-000000000000", "sweep", "quarantined", 20)
+	ran(t, db, "10000000-0000-4000-8000-000000000000", "sweep", "quarantined", 10) // only because they wait
+	plan := ran(t, db, "20000000-0000-4000-8000-000000000000", "plan", "done", 5)
+	listed(t, db, user(1, "a@x", ""), user(2, "b@x", ""), user(3, "c@x", ""), user(4, "d@x", ""))
+	exec(t, db, `UPDATE directory_users SET wanted_version = 2, action = 'clear', removes = true`)
+	for _, s := range []struct {
+		run   uuid.UUID
+		users []int64
+	}{{first, []int64{1, 2}}, {second, []int64{3}}, {plan, []int64{1, 2, 3, 4}}} {
+		exec(t, db, `INSERT INTO plan_steps (bridge, run, user_id, action, version) SELECT 'a', $1, u, 'clear', 2 FROM unnest($2::bigint[]) u`, s.run, s.users)
+	}
+	check := func(what string, removals state.PlannedRemovals, want ...int) {
+		t.Helper()
+		var got []int
+		for _, h := range get[[]state.Holding](t)(state.HoldingRuns(t.Context(), db, "a")) {
+			got = append(got, h.Users)
+			if h.Run != first && h.Run != second || h.Run == first != (h.Kind == state.Census) || h.StartedAt.IsZero() {
+				t.Errorf("%s: kept by %+v", what, h)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: runs keep %v, want %v", what, got, want)
+		}
+		if n := get[state.PlannedRemovals](t)(state.CountPlannedRemovals(t.Context(), db, "a", plan)); n != removals {
+			t.Errorf("%s: the plan takes away from %+v, want %+v", what, n, removals)
+		}
+	}
+	check("staged", state.PlannedRemovals{Judged: 1, Kept: 3}, 2, 1)
+	exec(t, db, `UPDATE directory_users SET wanted_version = 3, removes = false, action = 'write' WHERE user_id = 1`)
+	check("one is back", state.PlannedRemovals{Judged: 1, Kept: 2}, 1, 1)
+	exec(t, db, `UPDATE runs SET approved_at = now() WHERE run = $1`, second)
+	exec(t, db, `UPDATE directory_users SET released_version = 2 WHERE user_id = 3`)
+	check("one run is approved", state.PlannedRemovals{Judged: 1, Kept: 1}, 1)
+	exec(t, db, `UPDATE directory_users SET released_version = 2 WHERE user_id IN (2, 4)`)
+	check("all are let through by a plan", state.PlannedRemovals{})
+}
+
+func TestWhomAnApprovedRunHasNotWrittenIsNamed(t *testing.T) {
+	t.Parallel()
+	db := fresh(t, "a")
+	run := ran(t, db, "7f3a1b2c-dead-4000-8000-0000000000ff", "plan", "done", 30)
+	other := ran(t, db, "00000000-0000-4000-8000-000000000000", "sweep", "done", 20)
+	exec(t, db, `INSERT INTO plan_steps (bridge, run, user_id, action) SELECT 'a', $1, n, 'clear' FROM generate_series(1, 4) n`, run)
+	for user, by := range map[int64]uuid.UUID{1: run, 2: other, 3: run} {
+		exec(t, db, `INSERT INTO journal (bridge, run, user_id, fence, action, state) VALUES ('a', $1, $2, 1, 'clear', CASE $2::bigint WHEN 3 THEN 'unsent' ELSE 'verified' END)`, by, user)
+	}
+	if left := get[[]int64](t)(state.LeftOut(t.Context(), db, "a", run)); !slices.Equal(left, []int64{2, 3, 4}) {
+		t.Errorf("left out are %v", left)
 	}
 }

@@ -434,6 +434,12 @@ func reviewing(t *testing.T, db *pgxpool.Pool, bridge string, do func(name strin
 	drain(t, state.RunWrites(ctx, db, bridge, run, 0))
 	_, err = state.CountRunWrites(ctx, db, bridge, run)
 	do("CountRunWrites", err)
+	_, err = state.CountPlannedRemovals(ctx, db, bridge, run)
+	do("CountPlannedRemovals", err)
+	_, err = state.LeftOut(ctx, db, bridge, run)
+	do("LeftOut", err)
+	_, err = state.HoldingRuns(ctx, db, bridge)
+	do("HoldingRuns", err)
 }
 
 // Two bridges in one database know nothing of each other's reviews.
@@ -460,6 +466,21 @@ func TestNoReviewTouchesOrSeesAnotherBridge(t *testing.T) {
 	id := uuid.MustParse(run)
 	if n := len(drain(t, state.RunWrites(t.Context(), db, "a", id, 0))) + len(drain(t, state.RunSteps(t.Context(), db, "a", id, 0))); n != 0 {
 		t.Errorf("a sees %d writes and steps of b's run", n)
+	}
+	exec(t, db, `UPDATE directory_users SET wanted_version = 1, removes = true, action = 'clear' WHERE bridge = 'b'`)
+	exec(t, db, `UPDATE plan_steps SET version = 1 WHERE bridge = 'b'`)
+	if left := get[[]int64](t)(state.LeftOut(t.Context(), db, "a", id)); len(left) != 0 {
+		t.Errorf("a sees whom b has left out: %v", left)
+	}
+	if n := get[state.PlannedRemovals](t)(state.CountPlannedRemovals(t.Context(), db, "a", id)); n != (state.PlannedRemovals{}) {
+		t.Errorf("a sees b's removals: %+v", n)
+	}
+	exec(t, db, `UPDATE runs SET kind = 'sweep', status = 'quarantined' WHERE bridge = 'b'`)
+	if n := get[[]state.Holding](t)(state.HoldingRuns(t.Context(), db, "a")); len(n) != 0 {
+		t.Errorf("a sees what waits in b: %+v", n)
+	}
+	if n := get[[]state.Holding](t)(state.HoldingRuns(t.Context(), db, "b")); len(n) != 1 {
+		t.Errorf("b sees %+v", n)
 	}
 	if _, err := state.CountSteps(t.Context(), db, "a", id); !errors.Is(err, state.ErrNotFound) {
 		t.Errorf("a sees b's run: %v", err)

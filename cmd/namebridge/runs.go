@@ -372,7 +372,7 @@ func (a *app) printRun(ctx context.Context, s *stored, run state.Run, d runDetai
 		for i, text := range heldLines(c.Held) {
 			line([]string{"held", ""}[min(i, 1)], text)
 		}
-		line("requests", fmt.Sprintf("%s to NameCoach, %s to BLN", thousands(int(c.Requests.NameCoach)), thousands(int(c.Requests.BLN))))
+		line("requests", fmt.Sprintf("%s to NameCoach, %s to BLN", thousands(int(max(c.Requests.NameCoach, run.RequestsNamecoach))), thousands(int(max(c.Requests.BLN, run.RequestsBLN))))) // some are counted after its end
 	}
 	name := "error"
 	for text := range strings.Lines(problem(run)) {

@@ -149,6 +149,8 @@ func TestARunIsShownWithItsCountsAndError(t *testing.T) {
 	d := ledger(t)
 	d.run(t, "runs", "show", "7f3a9").ends(t, 0).tellsOut(t, "collect "+collectRun, "failed", "took 1 min 32 s", "namecoach participants.list: 503", "second line",
 		"written 0", "held 148", "unmatched 131", "9 to NameCoach, 4,100 to BLN", "It has written nothing to BLN.")
+	d.exec(t, `UPDATE runs SET requests_bln = 4123 WHERE run = $1`, collectRun) // what was put back after the end
+	d.run(t, "runs", "show", "7f3a9").ends(t, 0).tellsOut(t, "9 to NameCoach, 4,123 to BLN")
 	d.run(t, "runs", "show", "0bbb").ends(t, 0).tellsOut(t, "backfill "+deadRun, "interrupted")
 	d.run(t, "runs", "show", "0aaa").ends(t, 0).tellsOut(t, "to write 12 · to clear 3")
 }
