@@ -43,9 +43,9 @@ const (
 func (d *Daemon) Serve(ctx context.Context) error {
 	delays := backoff.NewExponentialBackOff()
 	delays.InitialInterval, delays.MaxInterval = restartFirst, restartMost
-	for ctx.Err() == nil {
+	for again := false; ctx.Err() == nil; again = true {
 		began := time.Now()
-		err := d.session(ctx)
+		err := d.session(ctx, again)
 		if ctx.Err() != nil {
 			return err
 		}
@@ -65,8 +65,8 @@ func (d *Daemon) set(w *worker, problem error) {
 	d.worker, d.problem, d.turn = w, problem, time.Now()
 }
 
-// session takes part until ctx ends, or the lease does.
-func (d *Daemon) session(ctx context.Context) error {
+// session takes part until ctx ends, or the lease does. again: it did before, or tried to.
+func (d *Daemon) session(ctx context.Context, again bool) error {
 	start, cancel := context.WithTimeout(ctx, turnWithin)
 	defer cancel()
 	w, err := startWorker(start, d.bridge, serving)
@@ -77,6 +77,9 @@ func (d *Daemon) session(ctx context.Context) error {
 		return errors.Join(err, w.stop(ctx))
 	}
 	d.set(w, nil)
+	if again {
+		d.bridge.Log.Info("takes part in the work again", "bridge", d.bridge.Name)
+	}
 	for {
 		look, cancel := context.WithTimeout(ctx, heartbeatEvery*2)
 		again, err := w.fire(look)

@@ -378,6 +378,8 @@ func (w *worker) end(ctx context.Context, r *run, problem error, finish func(con
 	log := w.log.With("bridge", r.Name, "run", r.id(), "kind", r.row.Kind, "status", res.Status, "seconds", res.Seconds,
 		"written", res.Written, "cleared", res.Cleared, "failed", res.Failed)
 	switch {
+	case problem != nil && r.row.Hosted != nil && *r.row.Hosted == w.owner:
+		log.Debug("a run ended", "problem", problem) // the command that waits for it says why
 	case problem != nil:
 		log.Error("a run ended", "problem", problem)
 	case r.row.Hosted == nil && res.Written+res.Cleared+res.Failed > 0, res.Status != state.Done:

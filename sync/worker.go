@@ -173,7 +173,11 @@ func startWorker(ctx context.Context, b *Bridge, m mode) (*worker, error) {
 	var company state.Company
 	err = state.InTx(ctx, w.db, func(tx pgx.Tx) (err error) {
 		// This locks the bridge: of those that start at the same moment each one sees all that were before it.
-		if err = state.NoteLayout(ctx, tx, b.Name, b.Settings.Layout.place(), b.Settings.Layout.fingerprint()); err == nil {
+		if err = state.NoteLayout(ctx, tx, b.Name, b.Settings.Layout.place(), b.Settings.Layout.fingerprint()); err != nil {
+			return err
+		}
+		// Once more, now that nobody else can replace a number of which nothing has come.
+		if _, err = state.EnsureBridge(ctx, tx, b.Name, b.Settings.OrganizationID); err == nil {
 			company, err = state.Heartbeat(ctx, tx, b.Name, w.owner)
 		}
 		return err
@@ -205,12 +209,14 @@ func startWorker(ctx context.Context, b *Bridge, m mode) (*worker, error) {
 	return w, nil
 }
 
-// quiet lets through what of the queue's own log concerns people: errors, and of one kind one a minute, since a database
-// that is away makes many. What becomes of jobs we log ourselves.
+// quiet lets through what of the queue's own log concerns people: errors, in words of ours around its own, and of one kind one
+// a minute, since a database that is away makes many. What becomes of jobs we log ourselves.
 type quiet struct {
 	slog.Handler
 	last *sync.Map // message → time
 }
+
+const queueTrouble = "the queue of jobs meets trouble, and tries again by itself"
 
 func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
 	return l >= slog.LevelError && q.Handler.Enabled(ctx, l)
@@ -221,7 +227,13 @@ func (q quiet) Handle(ctx context.Context, r slog.Record) error {
 		return nil
 	}
 	q.last.Store(r.Message, r.Time)
-	return q.Handler.Handle(ctx, r)
+	told := slog.NewRecord(r.Time, r.Level, queueTrouble, r.PC)
+	told.AddAttrs(slog.String("queue_says", r.Message))
+	r.Attrs(func(a slog.Attr) bool {
+		told.AddAttrs(a)
+		return true
+	})
+	return q.Handler.Handle(ctx, told)
 }
 
 func (q quiet) WithAttrs(as []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(as), q.last} }

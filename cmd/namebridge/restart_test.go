@@ -5,11 +5,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -92,7 +94,13 @@ func TestWritesStopWhilePostgresIsAwayAndEverythingGoesOnByItself(t *testing.T) 
 	f.stop()
 
 	// The queue tells of a database that is away, each kind of thing once a minute, and whoever has lost the lease says so.
-	f.finished("ERROR Client:", "ERROR notifier.", "ERROR producer:", "ERROR maintenance.", "ERROR jobcompleter.", "ERROR leadership.", "ERROR took no part")
+	f.finished("ERROR the queue of jobs meets trouble", "ERROR took no part")
+	said := func(begins string) bool {
+		return slices.ContainsFunc(slices.Collect(maps.Keys(f.said)), func(what string) bool { return strings.HasPrefix(what, begins) })
+	}
+	if said("ERROR took no part") && !said("INFO takes part in the work again") {
+		t.Error("nobody says that he takes part again")
+	}
 	u.carriedOver(t, p)
 	journalled(t, p, all)
 	for i, r := range all {

@@ -87,8 +87,8 @@ var Variables = []Variable{
 	},
 	{
 		Name: "BLN_PUT_SEMANTICS", Default: "replace", PerBridge: true,
-		Meaning: "`replace` sends all of `otherInfo` back with the fragment in it. `merge` sends only the fragment: choose it only after " +
-			"`namebridge doctor --probe-write` has shown that this server merges",
+		Meaning: "`replace` sends all of `otherInfo` back with the fragment in it. `merge` sends only the fragment, once " +
+			"`namebridge doctor --probe-write` has shown that this server merges: until then everything is sent",
 		set: bridge(func(b *Bridge) *string { return &b.BLNPutSemantics }, oneOf("replace", "merge")),
 	},
 	{

@@ -141,7 +141,7 @@ func (e *examination) semantics(ctx context.Context, b config.Bridge) {
 	if b.BLNPutSemantics != merge {
 		return
 	}
-	const cure = "prove it: namebridge doctor --probe-write USER_ID; until then set BLN_PUT_SEMANTICS=replace, which is safe on any server"
+	const cure = "prove it: namebridge doctor --probe-write USER_ID, and start what serves anew; or set BLN_PUT_SEMANTICS=replace, which is safe on any server"
 	shown := ""
 	if e.tables {
 		err := e.db.QueryRow(ctx, `SELECT counts->>'semantics' FROM runs WHERE bridge = $1 AND kind = 'probe' AND status = 'done'
@@ -157,10 +157,10 @@ func (e *examination) semantics(ctx context.Context, b config.Bridge) {
 		e.ok(b.Name, Configuration, "BLN_PUT_SEMANTICS is merge, and the last probe has shown that this server merges")
 	case replace:
 		e.found(Problem, b.Name, Configuration, "BLN_PUT_SEMANTICS is merge, but the last probe has shown that this server replaces: "+
-			"a write would drop every other key of a person", "set BLN_PUT_SEMANTICS=replace now")
+			"everything is sent, as with replace", "set BLN_PUT_SEMANTICS=replace")
 	default:
-		e.found(Warning, b.Name, Configuration, "BLN_PUT_SEMANTICS is merge, and no probe is known that has shown that this server merges. "+
-			"On one that replaces, the first write drops every other key of a person, is put back, and halts the bridge", cure)
+		e.found(Warning, b.Name, Configuration, "BLN_PUT_SEMANTICS is merge, and no probe is known that has shown that this server merges: "+
+			"until one is, everything is sent, as with replace", cure)
 	}
 }
 
