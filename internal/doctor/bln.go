@@ -133,7 +133,7 @@ func (a *account) says(ctx context.Context, what string, err error) (text, cure 
 		return "BLN cannot be asked to " + what + ": " + text, cure
 	}
 	const rightURL = "set BLN_URL to https://bln-api.coursepark.com, without a path"
-	status := statusOf(err)
+	status := a.w.failedWith(err)
 	if refused, ok := errors.AsType[*bln.SignInError](err); ok {
 		if refused.Reason == bln.TokenRefused && !a.b.BLNAccessToken.Empty() {
 			return fmt.Sprintf("BLN does not accept BLN_ACCESS_TOKEN (%d)", status),

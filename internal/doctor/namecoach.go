@@ -43,7 +43,7 @@ func (e *examination) nameCoach(ctx context.Context, b config.Bridge) {
 		if text, cure, ok := e.unanswered(w, err, "NAMECOACH_URL"); ok {
 			e.found(Problem, b.Name, NameCoach, "NameCoach cannot be asked: "+text, cure)
 		} else {
-			text, cure := nameCoachSays(statusOf(err))
+			text, cure := nameCoachSays(w.failedWith(err))
 			e.found(Problem, b.Name, NameCoach, text, cure)
 		}
 	} else {

@@ -117,11 +117,23 @@ func (e *examination) unanswered(w *witness, failed error, variable string) (tex
 			return "it answers nothing but 429: somebody else uses up what this account may ask",
 				"see what else uses the account, then run this again", true
 		}
+		if status >= http.StatusInternalServerError {
+			return "", "", false // that it fails is what there is to tell, not that it was asked again and again
+		}
 		return "no answer within " + length(e.Patience), "correct " + variable + ", or open the firewall on the way", true
 	case err != nil:
 		return "the connection broke", "run this again; if it stays, look at the proxy or firewall on the way", true
 	}
 	return "", "", false
+}
+
+// failedWith is the status of what failed with err: where time ran out, that of the failing answers before. 0: none.
+func (w *witness) failedWith(err error) int {
+	status := statusOf(err)
+	if seen, _ := w.seen(); status == 0 && seen >= http.StatusInternalServerError {
+		return seen
+	}
+	return status
 }
 
 // statusOf is the status of the answer that failed; 0 where there was none.
