@@ -28,12 +28,14 @@ func (w *writer) restore(e state.OpenEntry, before bln.OtherInfo, now bln.User, 
 	first, end := context.WithTimeout(ctx, gatherTimeout/3)
 	haltErr := state.Halt(first, w.DB, w.Name, reason, e.Run)
 	end()
-	as, became := state.Damaged, fmt.Sprintf("User %d could NOT be put back; the whole otherInfo as it was is kept in journal entry %d.", e.UserID, e.Entry)
+	// The reason of the first halt stays: what is added to it says of whom and what.
+	who := fmt.Sprintf("User %d (%s)", e.UserID, keyNames(damage))
+	as, became := state.Damaged, fmt.Sprintf("%s could NOT be put back; the whole otherInfo as it was is kept in journal entry %d.", who, e.Entry)
 	switch {
 	case late:
-		became = fmt.Sprintf("User %d was not put back, since it may be people who changed it since; the whole otherInfo as it was is kept in journal entry %d.", e.UserID, e.Entry)
+		became = fmt.Sprintf("%s was not put back, since it may be people who changed it since; the whole otherInfo as it was is kept in journal entry %d.", who, e.Entry)
 	case w.putBack(ctx, e.UserID, before, now, read, damage):
-		as, became = state.Restored, fmt.Sprintf("User %d was put back and checked.", e.UserID)
+		as, became = state.Restored, who+" was put back and checked."
 	}
 	w.Log.Error("halted", "reason", reason+" "+became, "bridge", w.Name, "user", e.UserID, "run", e.Run)
 	halted := &HaltedError{Since: time.Now(), Reason: reason + " " + became, Run: e.Run}

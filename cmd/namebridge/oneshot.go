@@ -165,9 +165,16 @@ func (a *app) drive(ctx context.Context, cfg *config.Config, chosen config.Bridg
 		return &databaseError{err}
 	}
 	b.Progress = progress.show
-	defer context.AfterFunc(ctx, func() {
+	said := make(chan struct{})
+	unless := context.AfterFunc(ctx, func() {
+		defer close(said)
 		fmt.Fprintln(progress, "stopping: what is on its way is finished first (Ctrl-C again: at once)")
-	})()
+	})
+	defer func() {
+		if !unless() {
+			<-said // whoever comes after writes to the same place
+		}
+	}()
 	progress.start()
 	*res, err = e.do(ctx, b)
 	progress.end(err != nil)

@@ -323,7 +323,7 @@ func serve(ctx context.Context, bin binaries, h home, stderr io.Writer, ports fu
 			return p, port, nil
 		case p.said("could not bind"):
 			if taken++; taken == portAttempts {
-				return nil, 0, fmt.Errorf("every port was taken by another process, %d times: %w", taken, err)
+				return nil, 0, fmt.Errorf("no free port: another process took each of %d that were tried: %w", taken, err)
 			}
 		case p.said("shared memory block") && time.Now().Before(deadline):
 			// Of a server that was killed alone, the children take a moment to notice.
