@@ -40,6 +40,8 @@ type Options struct {
 	// Dir is the folder that keeps the data; it is made where it is missing. "" is a temporary folder, removed by Stop (or, where the
 	// process dies first, by a watcher that outlives it), and a server that trades durability for speed.
 	Dir string
+	// Parent is where a temporary folder is made; "" is os.TempDir.
+	Parent string
 	// Port is where it listens; 0 is any port that is free.
 	Port int
 	// Stderr gets what Postgres logs: no statement, no parameter and no row value. nil drops it.
@@ -74,7 +76,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 			err = errors.Join(err, undo.run())
 		}
 	}()
-	home, err := openHome(o.Dir, &undo)
+	home, err := openHome(o.Dir, o.Parent, &undo)
 	if err != nil {
 		return nil, err
 	}
@@ -138,11 +140,11 @@ func (h home) password() string { return filepath.Join(h.dir, "password") }
 var ErrInUse = errors.New("in use by another process")
 
 // openHome makes and locks the folder; undo gets what gives it back.
-func openHome(dir string, undo *cleanup) (home, error) {
+func openHome(dir, parent string, undo *cleanup) (home, error) {
 	h := home{dir: dir, temporary: dir == ""}
 	var err error
 	if h.temporary {
-		if h.dir, err = temporaryFolder(); err != nil {
+		if h.dir, err = temporaryFolder(parent); err != nil {
 			return h, err
 		}
 		watcher, err := watch(h.dir)
@@ -369,12 +371,14 @@ func freePort() (int, error) {
 }
 
 // temporaryFolder is one that the user of Postgres can reach: where we are root, TMPDIR may lie in our own home.
-func temporaryFolder() (string, error) {
+func temporaryFolder(parent string) (string, error) {
 	owner, err := unprivileged()
 	if err != nil {
 		return "", err
 	}
-	parent := os.TempDir()
+	if parent == "" {
+		parent = os.TempDir()
+	}
 	if owner != nil && unreachable(parent, owner) != "" {
 		parent = "/tmp"
 	}

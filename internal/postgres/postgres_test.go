@@ -436,7 +436,7 @@ func prepared(t *testing.T) (home, binaries, *cleanup) {
 			t.Error(err)
 		}
 	})
-	h, err := openHome("", undo)
+	h, err := openHome("", "", undo)
 	if err != nil {
 		t.Fatal(err)
 	}
