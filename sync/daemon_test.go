@@ -18,7 +18,7 @@ import (
 	bridgesync "namebridge/sync"
 )
 
-// long makes some tests do what takes minutes: 100,000 users, twenty restarts of Postgres, a day of idling.
+// long makes some tests do what takes minutes: 100,000 users, a day of idling.
 var long = flag.Bool("long", false, "tests of a daemon take minutes, as large as life")
 
 // served is a process that serves a bridge.
