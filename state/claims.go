@@ -135,11 +135,10 @@ func PendingOf(ctx context.Context, q Querier, bridge string, run uuid.UUID, urg
 	return p, nil
 }
 
-// CountPendingOf counts the users that a run wants written or cleared, let through or not.
+// CountPendingOf counts the users that a run wants written or cleared, and that the guard lets through.
 func CountPendingOf(ctx context.Context, q Querier, bridge string, run uuid.UUID, urgency int16) (n int, err error) {
 	const its = `d.bridge = $1 AND d.urgency <= $2 AND d.wanted_run = $3`
-	err = q.QueryRow(ctx, `SELECT (SELECT count(*) FROM directory_users d WHERE `+its+` AND `+pending+`)
-		+ (SELECT count(*) FROM directory_users d WHERE `+its+` AND `+waiting+`)`, bridge, urgency, run).Scan(&n)
+	err = q.QueryRow(ctx, `SELECT count(*) FROM directory_users d WHERE `+its+` AND `+pending, bridge, urgency, run).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("count the pending users of run %s: %w", run, err)
 	}

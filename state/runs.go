@@ -349,7 +349,8 @@ func StageRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID,
 
 // ReleaseRemovals lets removals through that were taken. They are the run's from now on, which counts them when it judges again.
 func ReleaseRemovals(ctx context.Context, q Querier, bridge string, run uuid.UUID, users []int64) error {
-	_, err := q.Exec(ctx, `UPDATE directory_users SET released_version = wanted_version, wanted_run = $2 WHERE bridge = $1 AND user_id = ANY($3)`,
+	_, err := q.Exec(ctx, `UPDATE directory_users SET released_version = wanted_version, wanted_run = $2,
+		urgency = least(urgency, (SELECT priority FROM runs WHERE bridge = $1 AND run = $2)) WHERE bridge = $1 AND user_id = ANY($3)`,
 		bridge, run, orEmpty(users))
 	if err != nil {
 		return fmt.Errorf("let the removals of run %s through: %w", run, err)

@@ -194,7 +194,7 @@ func TestOnlyWhatRunsThatAreOverHaveLeftIsTakenUp(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if n := get[int](t)(state.CountPendingOf(t.Context(), db, "a", sweep.Run, state.SweepPriority)); n != 10 {
+	if n := get[int](t)(state.CountPendingOf(t.Context(), db, "a", sweep.Run, state.SweepPriority)); n != 9 { // all but the one that the guard has not let through
 		t.Errorf("%d are pending for the sweep", n)
 	}
 }

@@ -162,7 +162,7 @@ func (r *run) startWrites(ctx context.Context) error {
 			if err != nil {
 				return to, err
 			}
-			if r.Settings.Guard.Stages(len(judged)+removals.Done, totals.Linked) {
+			if r.Settings.Guard.Stages(len(judged)+removals.Done+place.Staged, totals.Linked) {
 				place.Staged += len(judged)
 				err = state.StageRemovals(ctx, tx, r.Name, r.id(), judged)
 			} else {
@@ -182,7 +182,6 @@ func (r *run) awaited(ctx context.Context, tx pgx.Tx, place writing) (reached, e
 	if err != nil {
 		return reached{}, err
 	}
-	total -= place.Staged
 	return reached{place, &progress{Total: total}}, queueWriters(ctx, r.queue, tx, r.Bridge, r.row.Priority, total)
 }
 
@@ -529,7 +528,14 @@ func isGone(err error) bool {
 // markGone notes that BLN no longer knows a user, merged or removed (BLN 645): its people are linked anew.
 func (w *writer) markGone(ctx context.Context, user int64) error {
 	w.gone.Add(1)
-	return database(state.MarkGone(ctx, w.DB, w.Name, user))
+	return database(w.run.markGone(ctx, user))
+}
+
+// markGone is the only one of this process that waits for whoever stores participants: each who waits holds a connection.
+func (r *run) markGone(ctx context.Context, user int64) error {
+	r.marking.Lock()
+	defer r.marking.Unlock()
+	return state.MarkGone(ctx, r.DB, r.Name, user)
 }
 
 // merged is a user's otherInfo before a write, and what the write is.

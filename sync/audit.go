@@ -50,7 +50,7 @@ func (r *run) auditNext(ctx context.Context) (verdict, error) {
 			defer mu.Unlock()
 			switch {
 			case isGone(err):
-				return state.MarkGone(each, r.DB, r.Name, u.UserID)
+				return r.markGone(each, u.UserID)
 			case isRefusal(err), errors.As(err, new(*httpapi.PausedError)), each.Err() != nil:
 				return err
 			case err != nil: // one who cannot be read must not keep the sweep from everybody else

@@ -281,6 +281,8 @@ type read struct {
 	reason string
 	date   time.Time // the server's clock when its first page was answered
 	ids    []RowID   // of a single second that was not whole
+	// tooLarge: the answer could not be read to its end, so that nobody knows how many rows there are.
+	tooLarge bool
 }
 
 // readWindow reads the pages of one window and stages its rows. An answer that breaks off is read again from page 1.
@@ -290,7 +292,7 @@ func (r *run) readWindow(ctx context.Context, walk Walk, span Span) (read, error
 		for {
 			got, verdict, err := r.readPages(ctx, NewReading(walk, perPage, attempt), r.NameCoach.List, within(span))
 			if errors.Is(err, httpapi.ErrTooLarge) {
-				got.reason = err.Error()
+				got.reason, got.tooLarge = err.Error(), true
 				return got, nil // not whole: a narrower window has a smaller answer
 			}
 			if err != nil && !errors.As(err, new(brokenOff)) {
@@ -335,6 +337,7 @@ func (r *run) readPages(ctx context.Context, reading *Reading, ask ask, filter n
 	defer func() {
 		if err != nil && got.staged.Rows > 0 {
 			r.dropStaged(ctx, got.staged)
+			got.staged = state.Reading{ID: uuid.New(), Owner: r.owner}
 		}
 	}()
 	filter.PerPage = perPage
@@ -395,6 +398,9 @@ const searchKeys = 500
 // readBySearch completes a single second that has more rows than the list shows, by asking for every key of the
 // directory within it. It has failed when fewer distinct rows come together than the list says there are.
 func (r *run) readBySearch(ctx context.Context, span Span, into *read) error {
+	if into.tooLarge {
+		return &IncompleteError{Span: span, Reason: "list: " + into.reason}
+	}
 	stored, err := state.GetBridge(ctx, r.DB, r.Name)
 	if err != nil {
 		return err

@@ -57,7 +57,7 @@ func (w *writer) foresee(ctx context.Context, users []state.Claimed) (*remains, 
 		group.Go(func() error {
 			user, err := w.BLN.User(each, c.UserID)
 			if isGone(err) {
-				return state.MarkGone(each, w.DB, w.Name, c.UserID)
+				return w.run.markGone(each, c.UserID)
 			}
 			if err != nil {
 				return err
@@ -72,6 +72,9 @@ func (w *writer) foresee(ctx context.Context, users []state.Claimed) (*remains, 
 			default:
 				mu.Lock()
 				defer mu.Unlock()
+				if m.removes { // told with the plan, as for the guard to judge
+					rest.removals = append(rest.removals, c)
+				}
 				steps = append(steps, state.PlanStep{UserID: c.UserID, Action: c.Action, Wanted: c.Wanted, Digest: c.WantedDigest, Version: c.Version})
 			}
 			return nil
