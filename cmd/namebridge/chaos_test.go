@@ -524,10 +524,11 @@ func (u tumult) carriedOver(t *testing.T, p *place) {
 	}
 	// Statements that count what must not be there.
 	for what, statement := range map[string]string{
-		"writes whose outcome is open":                     `SELECT count(*) FROM journal WHERE state = 'sending'`,
-		"before-images kept without need":                  `SELECT count(*) FROM journal WHERE before IS NOT NULL`,
-		"writes that damaged something":                    `SELECT count(*) FROM journal WHERE state IN ('restored', 'damaged')`,
-		"wishes that were carried out twice":               `SELECT count(*) FROM (SELECT 1 FROM journal WHERE state = 'verified' GROUP BY user_id, version HAVING count(*) > 1) x`,
+		"writes whose outcome is open":    `SELECT count(*) FROM journal WHERE state = 'sending'`,
+		"before-images kept without need": `SELECT count(*) FROM journal WHERE before IS NOT NULL`,
+		"writes that damaged something":   `SELECT count(*) FROM journal WHERE state IN ('restored', 'damaged')`,
+		// Of one version there may be two: what was decided while a write was on its way that it takes for done is written after that.
+		"wishes that were carried out twice":               `SELECT count(*) FROM (SELECT 1 FROM journal WHERE state = 'verified' GROUP BY user_id, version, after_fragment HAVING count(*) > 1) x`,
 		"users still claimed":                              `SELECT ` + claimed,
 		"users still pending":                              `SELECT count(*) FROM directory_users WHERE wanted_version > applied_version AND gone_at IS NULL`,
 		"halts":                                            `SELECT count(*) FROM bridges WHERE halted_at IS NOT NULL`,
