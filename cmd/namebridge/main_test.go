@@ -16,6 +16,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -388,8 +389,7 @@ func TestPeopleWhoCouldNotBeWrittenMakeExit4(t *testing.T) {
 
 func TestAFailedRunSaysWhyAndStillPrintsItsObject(t *testing.T) {
 	t.Parallel()
-	gone := httptest.NewServer(nil)
-	gone.Close()
+	gone := refusing(t)
 	stranger := httptest.NewTLSServer(nil) // its certificate is signed by nobody we know
 	stranger.Config.ErrorLog = log.New(io.Discard, "", 0)
 	t.Cleanup(stranger.Close)
@@ -406,9 +406,9 @@ func TestAFailedRunSaysWhyAndStillPrintsItsObject(t *testing.T) {
 		"member":                  {options: simulator.Options{Role: simulator.RoleMember}, code: 2, tells: []string{"may not", "admin"}},
 		"network admin":           {options: simulator.Options{Role: simulator.RoleNetworkAdmin}, code: 2, tells: []string{"may not", "admin"}},
 		"auditor":                 {options: simulator.Options{Role: simulator.RoleAuditor}, code: 2, tells: []string{"may not", "admin"}},
-		"BLN down":                {env: map[string]string{"BLN_URL": gone.URL}, code: 1, tells: []string{"BLN at " + gone.Listener.Addr().String() + " does not answer", "connection refused", "Check BLN_URL", "namebridge doctor"}},
+		"BLN down":                {env: map[string]string{"BLN_URL": "http://" + gone}, code: 1, tells: []string{"BLN at " + gone + " does not answer", "connection refused", "Check BLN_URL", "namebridge doctor"}},
 		"NameCoach's certificate": {env: map[string]string{"NAMECOACH_URL": stranger.URL}, code: 1, tells: []string{"NameCoach at " + stranger.Listener.Addr().String(), "certificate is not accepted", "Check NAMECOACH_URL"}},
-		"database down":           {env: map[string]string{"DATABASE_URL": "postgres://u:hunter2@" + strings.TrimPrefix(gone.URL, "http://") + "/x"}, code: 1, tells: []string{"namebridge: nothing listens where DATABASE_URL points: connection refused.\nNothing was done.", "start Postgres"}},
+		"database down":           {env: map[string]string{"DATABASE_URL": "postgres://u:hunter2@" + gone + "/x"}, code: 1, tells: []string{"namebridge: nothing listens where DATABASE_URL points: connection refused.\nNothing was done.", "start Postgres"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -726,4 +726,22 @@ func TestAnInterruptedBackfillSaysHowToGoOn(t *testing.T) {
 	}
 	// Interrupted before anything was begun.
 	p.runIn(ctx, "plan").ends(t, 1, "interrupted", "Go on:   namebridge plan")
+}
+
+// refusing is an address where nobody listens, and that nobody else is given meanwhile.
+func refusing(t *testing.T) string {
+	t.Helper()
+	s, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(s) })
+	if err := syscall.Bind(s, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
 }

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -259,12 +260,22 @@ func before(t *testing.T, to string, intercept func(http.ResponseWriter, *http.R
 	return s.URL + target.Path
 }
 
-// refusing is an address where nothing listens, and silent one where nobody says a word.
+// refusing is an address where nobody listens, and that nobody else is given meanwhile.
 func refusing(t *testing.T) string {
 	t.Helper()
-	s := httptest.NewServer(nil)
-	s.Close()
-	return s.Listener.Addr().String()
+	s, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(s) })
+	if err := syscall.Bind(s, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
 }
 
 func silent(t *testing.T) string {
