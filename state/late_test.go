@@ -32,6 +32,7 @@ func TestARowThatASearchBroughtAndNoWindowIsLate(t *testing.T) {
 		content string
 		spelled string // the address, where it is spelled otherwise
 		missing bool   // before it, a question did not show the row
+		gone    bool   // nothing but that
 	}
 	at := func(s int) *time.Time {
 		if s == 0 {
@@ -63,6 +64,8 @@ func TestARowThatASearchBroughtAndNoWindowIsLate(t *testing.T) {
 		"a search with it, one without it, one with it":      {[]step{{search: 10, content: "x"}, {search: 15, content: "x", missing: true}}, 1},
 		"a search with it, one without it, one just now":     {[]step{{search: 10, content: "x"}, {search: 20, content: "x", missing: true}}, 1},
 		"a search with it, one without it, a window with it": {[]step{{search: 10, content: "x"}, {content: "x", missing: true}}, 0},
+		// It was deleted, or its address corrected, before a window could bring it.
+		"a search with it, and one without it": {[]step{{search: 10, content: "x"}, {missing: true, gone: true}}, 0},
 	} {
 		for _, s := range c.steps {
 			p := participant("a@x", "E")
@@ -72,6 +75,9 @@ func TestARowThatASearchBroughtAndNoWindowIsLate(t *testing.T) {
 			}
 			if s.missing {
 				exec(t, db, `UPDATE participants SET missing_since = now(), absences = 1`)
+			}
+			if s.gone {
+				continue
 			}
 			bring(t, db, at(s.search), p)
 		}
