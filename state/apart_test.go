@@ -265,8 +265,8 @@ func linking(t *testing.T, db *pgxpool.Pool, bridge string, run uuid.UUID, do fu
 	if len(unseen) != 2 {
 		t.Errorf("unseen are %+v", unseen)
 	}
-	_, err = state.ServerMerges(ctx, db, bridge)
-	do("ServerMerges", err)
+	_, err = state.ProbedSemantics(ctx, db, bridge)
+	do("ProbedSemantics", err)
 	must(t, state.InTx(ctx, db, func(tx pgx.Tx) error {
 		if err := state.LockParticipants(ctx, tx, bridge); err != nil {
 			return err
@@ -369,7 +369,7 @@ func writing(t *testing.T, db *pgxpool.Pool, bridge string, run, owner uuid.UUID
 	}
 	_, err = state.SomeWritten(ctx, db, bridge, 5)
 	do("SomeWritten", err)
-	do("MarkGone", state.MarkGone(ctx, db, bridge, 1))
+	do("MarkGone", state.InTx(ctx, db, func(tx pgx.Tx) error { return state.MarkGone(ctx, tx, bridge, 1) }))
 	_, _, err = state.CountWrites(ctx, db, bridge, run)
 	do("CountWrites", err)
 	_, err = state.CountTotals(ctx, db, bridge)

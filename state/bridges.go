@@ -79,19 +79,20 @@ func (e *OtherOrganizationError) Error() string {
 }
 
 // EnsureBridge makes the bridge's row where there is none, and refuses one that belongs to another organization. A number of which nothing
-// came, and which nobody at work uses, was mistyped: it is replaced. What goes by the number is to be done in the same transaction.
+// came, and which nobody at work uses, was mistyped: it is replaced. The row is
+// locked: what goes by the number is to be done in the same transaction.
 func EnsureBridge(ctx context.Context, q Querier, bridge string, organization int64) (Bridge, error) {
 	_, err := q.Exec(ctx, `INSERT INTO bridges (bridge, organization_id) VALUES ($1, $2) ON CONFLICT DO NOTHING`, bridge, organization)
 	if err != nil {
 		return Bridge{}, fmt.Errorf("store bridge %s: %w", bridge, err)
 	}
+	// By itself, so that what is read next is what there is once the lock is had.
+	if _, err := q.Exec(ctx, `SELECT 1 FROM bridges WHERE bridge = $1 FOR NO KEY UPDATE`, bridge); err != nil {
+		return Bridge{}, fmt.Errorf("store bridge %s: %w", bridge, err)
+	}
 	b, err := GetBridge(ctx, q, bridge)
 	if err != nil || b.OrganizationID == organization {
 		return b, err
-	}
-	// By itself, so that what is read next is what there is once the lock is had.
-	if _, err := q.Exec(ctx, `SELECT 1 FROM bridges WHERE bridge = $1 FOR NO KEY UPDATE`, bridge); err != nil {
-		return b, fmt.Errorf("store bridge %s: %w", bridge, err)
 	}
 	tag, err := q.Exec(ctx, `UPDATE bridges b SET organization_id = $2 WHERE bridge = $1 AND NOT `+knowsOrganization+` AND NOT `+knowsPeople+`
 		AND NOT EXISTS (SELECT 1 FROM workers x WHERE x.bridge = $1 AND `+fmt.Sprintf(liveOwner, "x.owner")+`)`, bridge, organization)

@@ -284,7 +284,7 @@ func TestNameCoachIsAskedOnceAboutEachUsersKeys(t *testing.T) {
 	three.ExternalID = ""
 	list(true, three)
 	expect("its keys have changed, and NameCoach was just read to the end", 1, 2)
-	must(t, state.MarkGone(t.Context(), db, "a", 1))
+	markGone(t, db, "a", 1)
 	expect("one is gone", 2)
 	list(false, one)
 	expect("it is back", 1, 2)

@@ -169,7 +169,7 @@ func TestWhoIsClaimedAndWhoIsNot(t *testing.T) {
 	want(t, db, "a", "clear", 5)
 	plan := state.Wish{Run: uuid.New(), Urgency: state.Planned}
 	wish(t, db, "a", plan, state.Wanted{UserID: 6, Action: "write", Digest: []byte("planned")})
-	must(t, state.MarkGone(t.Context(), db, "a", 2))
+	markGone(t, db, "a", 2)
 	must(t, state.Fail(t.Context(), db, "a", []state.Failure{{UserID: 1, Fence: by[1].Fence, Problem: "problem", RetryAfter: time.Hour}}))
 	exec(t, db, `INSERT INTO journal (bridge, run, user_id, fence, action, state) VALUES ('a', gen_random_uuid(), 3, 1, 'write', 'sending')`)
 	if n := get[int](t)(state.CountPending(t.Context(), db, "a")); n != 5 {

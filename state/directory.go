@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Listing is one pass through the directory.
@@ -143,18 +142,15 @@ func StoreDirectory(ctx context.Context, q Querier, bridge string, sweep int64, 
 }
 
 // MarkGone says that BLN no longer knows the user: its links are released, and its people are to be looked at again. Who has
-// claimed it keeps it until that is done. It is a transaction of its own, that takes turns with those who link: they do not see
-// yet that the user is gone, and it would not see their links.
-func MarkGone(ctx context.Context, pool *pgxpool.Pool, bridge string, user int64) error {
-	err := InTx(ctx, pool, func(tx pgx.Tx) error {
-		if err := LockParticipants(ctx, tx, bridge); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, `WITH gone AS (UPDATE directory_users SET gone_at = now() WHERE bridge = $1 AND user_id = $2),
-			released AS (DELETE FROM links WHERE bridge = $1 AND user_id = $2 AND rule <> 'hand' RETURNING person)
-			UPDATE participants SET link_due = true FROM released WHERE participants.bridge = $1 AND participants.person = released.person`, bridge, user)
+// claimed it keeps it until that is done. It takes turns with those who link: they do not see yet that the user is gone, and it
+// would not see their links.
+func MarkGone(ctx context.Context, tx pgx.Tx, bridge string, user int64) error {
+	if err := LockParticipants(ctx, tx, bridge); err != nil {
 		return err
-	})
+	}
+	_, err := tx.Exec(ctx, `WITH gone AS (UPDATE directory_users SET gone_at = now() WHERE bridge = $1 AND user_id = $2),
+		released AS (DELETE FROM links WHERE bridge = $1 AND user_id = $2 AND rule <> 'hand' RETURNING person)
+		UPDATE participants SET link_due = true FROM released WHERE participants.bridge = $1 AND participants.person = released.person`, bridge, user)
 	if err != nil {
 		return fmt.Errorf("mark user %d as gone: %w", user, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"namebridge/state"
 )
@@ -186,7 +187,7 @@ func TestCandidatesAreThosePresentWhoBearAKey(t *testing.T) {
 	claims.OtherEmails = []string{"a@x"}
 	store("a", user(1, "a@x", "17"), user(2, "b@x", "17"), user(3, "c@x", "18"), claims, user(5, "", ""), user(6, "f@x", "18"))
 	store("b", user(7, "a@x", "17"), user(8, "c@x", "18"))
-	must(t, state.MarkGone(t.Context(), db, "a", 6))
+	markGone(t, db, "a", 6)
 	for name, c := range map[string]struct {
 		ids, emails []string
 		others      bool
@@ -258,7 +259,7 @@ func TestWhoIsGoneGivesItsPeopleBack(t *testing.T) {
 		{Person: "email:a@x", UserID: 1, Rule: "email"}, {Person: "email:b@x"}, {Person: "email:c@x", UserID: 2, Rule: "email"},
 	}))
 	exec(t, db, `INSERT INTO links (bridge, person, user_id, rule) VALUES ('a', 'email:b@x', 1, 'hand')`)
-	must(t, state.MarkGone(t.Context(), db, "a", 1))
+	markGone(t, db, "a", 1)
 	if got := value[string](t, db, `SELECT string_agg(person || ' ' || rule, ',' ORDER BY person) FROM links`); got != "email:b@x hand,email:c@x email" {
 		t.Errorf("links left: %s", got)
 	}
@@ -279,7 +280,9 @@ func TestALinkThatComesWhileItsUserIsFoundGoneIsGivenBackToo(t *testing.T) {
 	if found := get[[]state.Candidate](t)(state.Candidates(t.Context(), link, "a", nil, []string{"u1@x"}, false)); len(found) != 1 {
 		t.Fatalf("%+v", found)
 	}
-	gone := beside(t, db, func() error { return state.MarkGone(t.Context(), db, "a", 1) })
+	gone := beside(t, db, func() error {
+		return state.InTx(t.Context(), db, func(tx pgx.Tx) error { return state.MarkGone(t.Context(), tx, "a", 1) })
+	})
 	must(t, state.StoreDecisions(t.Context(), link, "a", []state.Decided{{Person: p.Person, UserID: 1, Rule: "email", Changed: true}}))
 	must(t, link.Commit(t.Context()))
 	gone()

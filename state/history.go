@@ -183,12 +183,12 @@ func CountRunWrites(ctx context.Context, q Querier, bridge string, run uuid.UUID
 	return counts, nil
 }
 
-// ServerMerges says whether the last probe of a write that came to its end has shown that BLN merges what it is sent.
-func ServerMerges(ctx context.Context, q Querier, bridge string) (merges bool, err error) {
-	err = q.QueryRow(ctx, `SELECT coalesce((SELECT counts->>'semantics' = 'merge' FROM runs WHERE bridge = $1 AND kind = 'probe' AND status = 'done'
-		ORDER BY started_at DESC LIMIT 1), false)`, bridge).Scan(&merges)
+// ProbedSemantics is what the last probe of a write that came to its end has shown of BLN, "merge" or "replace"; "" where there was none.
+func ProbedSemantics(ctx context.Context, q Querier, bridge string) (semantics string, err error) {
+	err = q.QueryRow(ctx, `SELECT coalesce((SELECT counts->>'semantics' FROM runs WHERE bridge = $1 AND kind = 'probe' AND status = 'done'
+		ORDER BY started_at DESC LIMIT 1), '')`, bridge).Scan(&semantics)
 	if err != nil {
-		return false, fmt.Errorf("read what the last probe has shown: %w", err)
+		return "", fmt.Errorf("read what the last probe has shown: %w", err)
 	}
-	return merges, nil
+	return semantics, nil
 }

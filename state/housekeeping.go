@@ -25,8 +25,6 @@ func Prune(ctx context.Context, q Querier, bridge string, retention time.Duratio
 					WHERE s.bridge = $1 AND s.run = r.run AND d.wanted_version = s.version AND d.wanted_version > d.applied_version))
 				AND EXISTS (SELECT 1 FROM runs n WHERE n.bridge = $1 AND n.kind = r.kind AND n.started_at > r.started_at)
 				AND (r.status <> 'done' OR EXISTS (SELECT 1 FROM runs n WHERE n.bridge = $1 AND n.kind = r.kind AND n.started_at > r.started_at AND n.status = 'done'))` + batch + `)`,
-		// No reading takes a day, whatever the retention is.
-		`DELETE FROM staged_participants WHERE bridge = $1 AND staged_at < now() - interval '1 day' - 0 * $2::interval`,
 		`DELETE FROM cursors c WHERE c.bridge = $1 AND c.stream <> 'participants' AND c.moved_at < now() - $2::interval`,
 		`DELETE FROM participants WHERE bridge = $1 AND participant IN (SELECT p.participant FROM participants p
 			WHERE p.bridge = $1 AND p.replaced AND p.missing_since < now() - $2::interval
@@ -42,5 +40,5 @@ func Prune(ctx context.Context, q Querier, bridge string, retention time.Duratio
 		}
 		gone += tag.RowsAffected()
 	}
-	return gone, nil
+	return gone, DropStaged(ctx, q, bridge, Reading{})
 }

@@ -107,7 +107,7 @@ func TestBatchesUseIndexesAmongManyUsers(t *testing.T) {
 	audits := []state.Audit{{UserID: 9, Applied: []byte("x")}, {UserID: 10, Applied: []byte("x")}}
 	// It is a transaction of its own.
 	r.asked = nil
-	must(t, state.MarkGone(t.Context(), db, "a", 7))
+	markGone(t, db, "a", 7)
 	asked := r.asked
 	exec(t, db, `UPDATE directory_users SET gone_at = NULL WHERE bridge = 'a' AND user_id = 7`)
 	exec(t, db, `INSERT INTO links (bridge, person, user_id, rule) VALUES ('a', 'email:u7@x', 7, 'email')`)

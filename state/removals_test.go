@@ -300,7 +300,7 @@ func TestARemovalIsStagedOnce(t *testing.T) {
 	want(t, db, "a", "clear", 3, 4)
 	wish(t, db, "a", state.Wish{Run: uuid.New(), Urgency: state.Planned}, state.Wanted{UserID: 5, Action: "clear"}) // a plan's is nobody's
 	want(t, db, "a", "clear", 6)
-	must(t, state.MarkGone(t.Context(), db, "a", 4))
+	markGone(t, db, "a", 4)
 	want(t, db, "a", "write", 6)
 	if unjudged := get[bool](t)(state.AnyUnjudged(t.Context(), db, "a", uuid.Nil)); !unjudged {
 		t.Error("a new removal is not noticed")
@@ -345,7 +345,7 @@ func TestApprovingLetsThroughWhatIsStillWantedAndNamesTheRest(t *testing.T) {
 	want(t, db, "a", "write", 3)                            // the same again, but
 	want(t, db, "a", "clear", 3)                            // that is for the guard to judge anew
 	wish(t, db, "a", state.Wish{}, state.Wanted{UserID: 4}) // nothing
-	must(t, state.MarkGone(t.Context(), db, "a", 5))
+	markGone(t, db, "a", 5)
 	want(t, db, "a", "clear", 6) // not staged
 	want(t, db, "a", "write", 7)
 	exec(t, db, `UPDATE directory_users SET attempts = 3, retry_at = now() + interval '1 hour' WHERE user_id = 1`)

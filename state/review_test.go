@@ -209,7 +209,7 @@ func TestALinkByHandStays(t *testing.T) {
 			t.Errorf("after %+v: %s", rule, diff)
 		}
 	}
-	must(t, state.MarkGone(t.Context(), db, "a", 11))
+	markGone(t, db, "a", 11)
 	if diff := cmp.Diff(first, now()); diff != "" {
 		t.Errorf("the user has left: %s", diff)
 	}

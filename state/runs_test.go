@@ -442,7 +442,7 @@ func TestTotalsCountWhoIsPresent(t *testing.T) {
 	must(t, state.StoreDecisions(t.Context(), db, "a", []state.Decided{{Person: "email:a@x", UserID: 1, Rule: "email"}, {Person: "email:b@x", UserID: 1, Rule: "email"}, {Person: "email:c@x", UserID: 6, Rule: "hand"}}))
 	exec(t, db, `INSERT INTO links (bridge, person, user_id, rule) VALUES ('a', 'email:c@x', 6, 'hand'), ('a', 'email:d@x', 2, 'email')`)
 	want(t, db, "a", "write", 1, 2, 3, 6)
-	must(t, state.MarkGone(t.Context(), db, "a", 6))
+	markGone(t, db, "a", 6)
 	_, by := claim(t, db, live(t, db, "a"), 10)
 	run := uuid.New()
 	var intents []*state.Intent

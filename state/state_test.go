@@ -57,6 +57,12 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// markGone marks a user as gone, in a transaction of its own.
+func markGone(t testing.TB, db *pgxpool.Pool, bridge string, user int64) {
+	t.Helper()
+	must(t, state.InTx(t.Context(), db, func(tx pgx.Tx) error { return state.MarkGone(t.Context(), tx, bridge, user) }))
+}
+
 // get fails the test for an error, and gives the value.
 func get[T any](t testing.TB) func(T, error) T {
 	t.Helper()

@@ -159,7 +159,7 @@ func TestOnlyWhatRunsThatAreOverHaveLeftIsTakenUp(t *testing.T) {
 	exec(t, db, `UPDATE directory_users SET attempts = 3, retry_at = now() + interval '1 hour' WHERE user_id IN (1, 2, 3, 7, 13)`)
 	exec(t, db, `UPDATE directory_users SET claim_owner = CASE WHEN user_id = 5 THEN $1::uuid ELSE $2 END WHERE user_id IN (5, 6)`, owner, gone)
 	exec(t, db, `UPDATE directory_users SET wanted_run = NULL WHERE user_id = 11`)
-	must(t, state.MarkGone(t.Context(), db, "a", 8))
+	markGone(t, db, "a", 8)
 	wish(t, db, "a", state.Wish{Run: over.Run}, state.Wanted{UserID: 13}) // called off
 	must(t, state.Adopt(t.Context(), db, "a", sweep.Run, state.SweepPriority))
 

@@ -227,7 +227,7 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 			err = lane.follow(ctx, w, a)
 		}
 		if err != nil {
-			w.release(ctx, w.db, w.b.Name, lane.looked)
+			w.release(ctx, lane.looked)
 			return w.laneFailed(ctx, a, err)
 		}
 		stored, err := state.GetBridge(ctx, w.db, w.b.Name)
@@ -258,7 +258,7 @@ func (w *worker) writeLane(ctx context.Context, job int64, a syncBatch, finish f
 		if err == nil {
 			err = lane.follow(ctx, w, a)
 		}
-		w.release(ctx, w.db, w.b.Name, claims)
+		w.release(ctx, claims)
 		if err != nil {
 			return w.laneFailed(ctx, a, err)
 		}
@@ -284,7 +284,7 @@ func (w *writer) follow(ctx context.Context, by *worker, a syncBatch) error {
 		}
 	}
 	err = w.decideDue(ctx, wish)
-	w.release(ctx, w.DB, w.Name, w.looked)
+	w.release(ctx, w.looked)
 	w.looked = nil
 	return err
 }
@@ -535,7 +535,7 @@ func (w *writer) markGone(ctx context.Context, user int64) error {
 func (r *run) markGone(ctx context.Context, user int64) error {
 	r.marking.Lock()
 	defer r.marking.Unlock()
-	return state.MarkGone(ctx, r.DB, r.Name, user)
+	return state.InTx(ctx, r.DB, func(tx pgx.Tx) error { return state.MarkGone(ctx, tx, r.Name, user) })
 }
 
 // merged is a user's otherInfo before a write, and what the write is.

@@ -128,7 +128,7 @@ func (r *run) checkHalt(ctx context.Context) error {
 	}
 	w := r.newWriter()
 	err = errors.Join(haltOf(stored), w.recover(ctx))
-	r.release(ctx, r.DB, r.Name, w.looked)
+	r.release(ctx, w.looked)
 	return err
 }
 

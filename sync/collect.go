@@ -101,7 +101,7 @@ func (r *run) collected(ctx context.Context, walk state.Cursor, stored state.Bri
 		return next, nil
 	}
 	// Until both are complete, this is the moment in which somebody else may have come to an end.
-	incomplete := stored.CollectedAt == nil || stored.DirectorySweep == 0
+	incomplete := !mayLink(stored)
 	if incomplete {
 		if stored, err = state.GetBridge(ctx, r.DB, r.Name); err != nil {
 			return more, err
@@ -128,15 +128,10 @@ func (r *run) collected(ctx context.Context, walk state.Cursor, stored state.Bri
 				return err
 			}
 		}
-		if stored.CollectedAt == nil {
-			if err := state.HastenSchedule(ctx, tx, r.Name, state.Sweep, 0); err != nil {
-				return err
-			}
-		}
 		if stored.CollectedAt != nil {
 			return nil
 		}
-		return state.NoteCollected(ctx, tx, r.Name)
+		return errors.Join(state.HastenSchedule(ctx, tx, r.Name, state.Sweep, 0), state.NoteCollected(ctx, tx, r.Name))
 	})
 	if err != nil {
 		return more, err

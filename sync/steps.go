@@ -387,9 +387,6 @@ func (w *worker) end(ctx context.Context, r *run, problem error, finish func(con
 	default:
 		log.Debug("a run ended")
 	}
-	if r.row.Hosted != nil { // somebody waits for it
-		w.ended.Store(r.id(), &ending{problem})
-	}
 	select {
 	case w.endedAny <- struct{}{}:
 	default:

@@ -379,7 +379,7 @@ func (r *run) linkNext(ctx context.Context) (verdict, error) {
 	if err != nil {
 		return more, err
 	}
-	if !r.mayLink(stored) {
+	if !mayLink(stored) {
 		return over, nil
 	}
 	asked, err := r.askAhead(ctx, stored, after, r.dueOnly())
@@ -402,14 +402,14 @@ func (r *run) linkNext(ctx context.Context) (verdict, error) {
 
 // mayLink says whether all is known that links depend on: the whole directory, and all that NameCoach has, save where
 // somebody wants no more than a part of that (backfill --since).
-func (r *run) mayLink(b state.Bridge) bool {
+func mayLink(b state.Bridge) bool {
 	return b.DirectorySweep > 0 && b.CollectedAt != nil
 }
 
 // linkDue links those who changed, outside of a run's own phase.
 func (r *run) linkDue(ctx context.Context) error {
 	stored, err := state.GetBridge(ctx, r.DB, r.Name)
-	if err != nil || !r.mayLink(stored) {
+	if err != nil || !mayLink(stored) {
 		return err
 	}
 	for after := ""; ; {

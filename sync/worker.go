@@ -41,7 +41,9 @@ const (
 
 // lease is the belief that what a process has claimed is its own, as long as its heartbeats succeed.
 type lease struct {
-	owner uuid.UUID
+	owner  uuid.UUID
+	db     *pgxpool.Pool
+	bridge string
 	// over ends when what this process has claimed may no longer be its own, and not before: neither when a run is
 	// interrupted nor when it fails. What was sent is finished under it.
 	over context.Context
@@ -61,7 +63,7 @@ type lease struct {
 type claim struct{ user, fence int64 }
 
 // giveBack gives back all that this process has claimed and is not at work on.
-func (l *lease) giveBack(ctx context.Context, db *pgxpool.Pool, bridge string) error {
+func (l *lease) giveBack(ctx context.Context) error {
 	l.claiming.Lock()
 	defer l.claiming.Unlock()
 	users := []int64{}
@@ -69,12 +71,12 @@ func (l *lease) giveBack(ctx context.Context, db *pgxpool.Pool, bridge string) e
 		users = append(users, c.(claim).user)
 		return true
 	})
-	return state.ReleaseBut(ctx, db, bridge, l.owner, users)
+	return state.ReleaseBut(ctx, l.db, l.bridge, l.owner, users)
 }
 
 // release gives back those of the claimed users that nothing has become of. Where the database is away, the next heartbeat
 // does: what was written is no less written for that.
-func (l *lease) release(ctx context.Context, db *pgxpool.Pool, bridge string, claims []claim) {
+func (l *lease) release(ctx context.Context, claims []claim) {
 	users, fences := make([]int64, len(claims)), make([]int64, len(claims))
 	for i, c := range claims {
 		users[i], fences[i] = c.user, c.fence
@@ -82,7 +84,7 @@ func (l *lease) release(ctx context.Context, db *pgxpool.Pool, bridge string, cl
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), heartbeatEvery)
 	defer cancel()
-	if len(claims) > 0 && state.ReleaseClaimed(ctx, db, bridge, users, fences) != nil {
+	if len(claims) > 0 && state.ReleaseClaimed(ctx, l.db, l.bridge, users, fences) != nil {
 		l.unreleased.Store(true)
 	}
 }
@@ -109,7 +111,6 @@ func passed(from, now time.Time) time.Duration {
 type worker struct {
 	*lease
 	b     *Bridge
-	db    *pgxpool.Pool
 	log   *slog.Logger
 	queue *queue
 
@@ -134,16 +135,13 @@ const (
 // startWorker takes part in the work on a bridge, until stop. While others do already, it waits until they have noticed, so
 // that all together keep to the servers' limits.
 func startWorker(ctx context.Context, b *Bridge, m mode) (*worker, error) {
-	w := &worker{lease: &lease{owner: uuid.New()}, b: b, db: b.DB, log: b.Log, endedAny: make(chan struct{}, 1)}
-	if _, err := state.EnsureBridge(ctx, w.db, b.Name, b.Settings.OrganizationID); err != nil {
-		return nil, err
-	}
+	w := &worker{lease: &lease{owner: uuid.New(), db: b.DB, bridge: b.Name}, b: b, log: b.Log, endedAny: make(chan struct{}, 1)}
 	if b.Settings.MergingServer {
-		merges, err := state.ServerMerges(ctx, w.db, b.Name)
+		shown, err := state.ProbedSemantics(ctx, w.db, b.Name)
 		if err != nil {
 			return nil, err
 		}
-		if !merges {
+		if shown != "merge" {
 			w.log.Warn("BLN_PUT_SEMANTICS is merge, but the last probe has not shown that this server merges: every write sends the whole otherInfo, "+
 				"which is safe on any server", "bridge", b.Name, "cure", "namebridge doctor --probe-write USER_ID")
 			whole := *b
@@ -174,13 +172,13 @@ func startWorker(ctx context.Context, b *Bridge, m mode) (*worker, error) {
 	var company state.Company
 	err = state.InTx(ctx, w.db, func(tx pgx.Tx) (err error) {
 		// This locks the bridge: of those that start at the same moment each one sees all that were before it.
+		if _, err = state.EnsureBridge(ctx, tx, b.Name, b.Settings.OrganizationID); err != nil {
+			return err
+		}
 		if err = state.NoteLayout(ctx, tx, b.Name, b.Settings.Layout.place(), b.Settings.Layout.fingerprint()); err != nil {
 			return err
 		}
-		// Once more, now that nobody else can replace a number of which nothing has come.
-		if _, err = state.EnsureBridge(ctx, tx, b.Name, b.Settings.OrganizationID); err == nil {
-			company, err = state.Heartbeat(ctx, tx, b.Name, w.owner)
-		}
+		company, err = state.Heartbeat(ctx, tx, b.Name, w.owner)
 		return err
 	})
 	if err != nil {
@@ -272,7 +270,7 @@ func (w *worker) keepAlive(ctx context.Context) {
 		w.mu.Unlock()
 		w.b.NameCoach.SetShare(company.Live)
 		w.b.BLN.SetShare(company.Live)
-		if w.unreleased.Load() && w.giveBack(ctx, w.db, w.b.Name) == nil {
+		if w.unreleased.Load() && w.giveBack(ctx) == nil {
 			w.unreleased.Store(false)
 		}
 		w.forgetEnded()

@@ -38,10 +38,7 @@ quarantined.`,
 			return usageError{fmt.Errorf(format+"\n\nHelp: %s --help", append(args, cmd.CommandPath())...)}
 		}
 		cfg, problems := config.Examine(a.lookuper, config.Database)
-		names := make([]string, len(cfg.Bridges))
-		for i, b := range cfg.Bridges {
-			names[i] = b.Name
-		}
+		names := cfg.Names()
 		probe := cmd.Flags().Changed("probe-write")
 		switch {
 		case *bridge != "" && !slices.Contains(names, *bridge):

@@ -41,10 +41,7 @@ func newConfig(a *app) *cobra.Command {
 				Variable string `json:"variable"`
 				Text     string `json:"text"`
 			}
-			bridges, wrong := []string{}, []problem{}
-			for _, b := range cfg.Bridges {
-				bridges = append(bridges, b.Name)
-			}
+			bridges, wrong := cfg.Names(), []problem{}
 			if problems != nil {
 				for _, p := range problems.List {
 					wrong = append(wrong, problem(p))

@@ -36,10 +36,7 @@ func bridgeFlag(c *cobra.Command) *string {
 
 // chooseBridge finds the bridge that a command is for.
 func chooseBridge(cfg *config.Config, name string) (config.Bridge, error) {
-	names := make([]string, len(cfg.Bridges))
-	for i, b := range cfg.Bridges {
-		names[i] = b.Name
-	}
+	names := cfg.Names()
 	switch i := slices.Index(names, name); {
 	case i >= 0:
 		return cfg.Bridges[i], nil
@@ -167,10 +164,7 @@ func databaseTrouble(err error) (text, cure string) {
 // oneWriter refuses a bridge whose organization another bridge of the database has, which the configuration does not name any more: under
 // another name nothing would be known of its links by hand and its history, and each would undo what the other writes.
 func oneWriter(ctx context.Context, db *pgxpool.Pool, cfg *config.Config, chosen config.Bridge) error {
-	names := make([]string, len(cfg.Bridges))
-	for i, b := range cfg.Bridges {
-		names[i] = b.Name
-	}
+	names := cfg.Names()
 	holder, err := state.BridgeOf(ctx, db, chosen.BLNOrganizationID, names)
 	if err != nil {
 		return &databaseError{err}

@@ -20,6 +20,15 @@ type Config struct {
 	Bridges           []Bridge // at least one; in the order of BRIDGES
 }
 
+// Names gives the names of all bridges, in their order.
+func (c *Config) Names() []string {
+	names := make([]string, len(c.Bridges))
+	for i, b := range c.Bridges {
+		names[i] = b.Name
+	}
+	return names
+}
+
 // Embedded is the DATABASE_URL that asks for a private Postgres beside the process.
 const Embedded = "embedded"
 

@@ -477,11 +477,7 @@ func (e *examination) standing(ctx context.Context, b config.Bridge) error {
 
 // oneWriter looks whether another bridge, which nobody serves any more, has the organization.
 func (e *examination) oneWriter(ctx context.Context, b config.Bridge) error {
-	names := make([]string, len(e.Config.Bridges))
-	for i, other := range e.Config.Bridges {
-		names[i] = other.Name
-	}
-	holder, err := state.BridgeOf(ctx, e.db, b.BLNOrganizationID, names)
+	holder, err := state.BridgeOf(ctx, e.db, b.BLNOrganizationID, e.Config.Names())
 	if holder != "" {
 		e.found(Problem, b.Name, Bridge, fmt.Sprintf("the database holds organization %d for bridge %s: what was decided and done there is not known here",
 			b.BLNOrganizationID, holder), "keep the name "+holder+" in BRIDGES; README.md, “Keep it running”, says how")

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-
 	"namebridge/internal/config"
 	"namebridge/state"
 )
@@ -144,9 +142,8 @@ func (e *examination) semantics(ctx context.Context, b config.Bridge) {
 	const cure = "prove it: namebridge doctor --probe-write USER_ID, and start what serves anew; or set BLN_PUT_SEMANTICS=replace, which is safe on any server"
 	shown := ""
 	if e.tables {
-		err := e.db.QueryRow(ctx, `SELECT counts->>'semantics' FROM runs WHERE bridge = $1 AND kind = 'probe' AND status = 'done'
-			ORDER BY started_at DESC LIMIT 1`, b.Name).Scan(&shown)
-		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		var err error
+		if shown, err = state.ProbedSemantics(ctx, e.db, b.Name); err != nil {
 			e.found(Warning, b.Name, Configuration,
 				"BLN_PUT_SEMANTICS is merge, and whether a probe has shown that this server merges cannot be read ("+trouble(err)+")", cure)
 			return
