@@ -1,0 +1,58 @@
+// Command dashboards writes the Grafana dashboards into the chart; with -check it only says whether they are there.
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"namebridge/deploy/dashboards/grafana"
+)
+
+func main() {
+	check := flag.Bool("check", false, "change nothing; fail where a file is not the current one")
+	folder := flag.String("to", "deploy/chart/namebridge/files/dashboards", "the folder to write to")
+	flag.Parse()
+	if flag.NArg() != 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	if err := run(*folder, *check); err != nil {
+		fmt.Fprintln(os.Stderr, "dashboards:", err)
+		os.Exit(1)
+	}
+}
+
+// all are the dashboards, by the name of their file.
+func all() map[string]grafana.Dashboard {
+	return map[string]grafana.Dashboard{"fleet.json": fleet(), "bridge.json": bridge()}
+}
+
+func run(folder string, check bool) error {
+	for file, dashboard := range all() {
+		current, err := dashboard.JSON()
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		name := filepath.Join(folder, file)
+		old, err := os.ReadFile(name)
+		switch {
+		case err == nil && bytes.Equal(old, current):
+			continue
+		case err != nil && !errors.Is(err, os.ErrNotExist):
+			return err
+		case check:
+			return fmt.Errorf("%s is not the current one: go run ./deploy/dashboards", name)
+		}
+		if err := os.MkdirAll(folder, 0o755); err != nil { //nolint:gosec // the chart is for everybody to read
+			return err
+		}
+		if err := os.WriteFile(name, current, 0o644); err != nil { //nolint:gosec // the same
+			return err
+		}
+	}
+	return nil
+}
