@@ -226,6 +226,22 @@ volumes:
     {{- $_ := set $known $variable $where }}
   {{- end }}
 {{- end }}
+{{- /* No message may show a value here: it is a secret, or one that was put in the wrong place. */}}
+{{- range $name, $value := .Values.env }}
+  {{- if and (hasSuffix "_FILE" $name) (not (hasPrefix "/" $value)) }}
+    {{- $problems = append $problems (printf "env.%s: it is no path that begins with /." $name) }}
+  {{- end }}
+{{- end }}
+{{- with get $secret.values "DATABASE_URL" }}
+  {{- if not (regexMatch "^\\s*postgres(ql)?://" .) }}
+    {{- $problems = append $problems "secret.values.DATABASE_URL: it is not like postgres://user:password@host/namebridge. (The image has no Postgres to embed.)" }}
+  {{- end }}
+{{- end }}
+{{- with get $secret.values "ADMIN_PASSWORD_HASH" }}
+  {{- if not (regexMatch "^\\$2[aby]\\$" .) }}
+    {{- $problems = append $problems "secret.values.ADMIN_PASSWORD_HASH: it is no bcrypt hash." }}
+  {{- end }}
+{{- end }}
 {{- $prefixes := list "" }}
 {{- range .Values.bridges }}
   {{- $prefixes = append $prefixes (include "namebridge.prefix" .) }}

@@ -1,0 +1,157 @@
+//go:build deploy
+
+package deploy
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sethvargo/go-envconfig"
+	"go.yaml.in/yaml/v3"
+
+	"namebridge/internal/config"
+)
+
+var update = flag.Bool("update", false, "write what is made from the chart: the plain manifests and the table of values")
+
+// current fails where a file is not what is made for it; with -update it is written instead.
+func current(t *testing.T, file, want string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Errorf("%s is not current: make deploy-manifests (-want +got)\n%s", file, diff)
+	}
+}
+
+func TestThePlainManifestsAreCurrent(t *testing.T) {
+	t.Parallel()
+	manifests, err := helm(t, "template", "namebridge", chart, "--values", "kustomize/values.yaml", "--skip-tests")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What Helm says of itself is not true of them.
+	manifests = regexp.MustCompile(`(?m)^(# Source: .*| *helm\.sh/chart: .*| *app\.kubernetes\.io/managed-by: Helm|)\n`).ReplaceAllString(manifests, "")
+	current(t, "kustomize/base/namebridge.yaml", "# Made from the chart by make deploy-manifests.\n"+manifests)
+}
+
+func TestKubernetesAcceptsTheOverlay(t *testing.T) {
+	t.Parallel()
+	const overlay = "kustomize/overlays/example"
+	manifests, err := run(t, "", tool(t, "kustomize", "sigs.k8s.io/kustomize/kustomize/v5"), "build", overlay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conform(t, manifests); err != nil {
+		t.Error(err)
+	}
+	if _, err := run(t, manifests, tool(t, "podsecurity", "k8s.io/pod-security-admission")); err != nil {
+		t.Error(err)
+	}
+	all := parse(t, manifests)
+	for _, o := range all {
+		if namespace := at(o, "metadata", "namespace"); namespace != "people" {
+			t.Errorf("%s %s is in the namespace %v", o.kind(), o.name(), namespace)
+		}
+	}
+	deployment := kind(t, all, "Deployment")[0]
+	_, spec, _ := deployment.pod()
+	if got := at(deployment, "spec", "replicas"); got != 3 {
+		t.Errorf("%v replicas", got)
+	}
+	if got := container(spec)["image"]; got != "registry.example.com/namebridge:0.1.0" {
+		t.Errorf("the image is %v", got)
+	}
+	secret := kind(t, all, "Secret")[0]
+	if got := fmt.Sprint(container(spec)["envFrom"]); !strings.Contains(got, "name:"+secret.name()+"]") || secret.name() == "namebridge" {
+		t.Errorf("the pods read %s, and the Secret is %s", got, secret.name())
+	}
+	content, err := os.ReadFile(filepath.Join(overlay, "namebridge.env"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{}
+	for _, line := range regexp.MustCompile(`(?m)^([A-Z_]+)=(.*)$`).FindAllStringSubmatch(string(content), -1) {
+		env[line[1]] = line[2]
+	}
+	if data, _ := secret["data"].(map[string]any); len(data) != len(env) {
+		t.Errorf("the Secret has %d keys, the file %d", len(data), len(env))
+	}
+	if _, err := config.Load(envconfig.MapLookuper(env), config.Database); err != nil {
+		t.Error(err)
+	}
+}
+
+const (
+	tableBegin = "<!-- values: written by make deploy-manifests -->\n"
+	tableEnd   = "<!-- end of values -->\n"
+)
+
+func TestTheTableOfValuesIsCurrent(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile(chart + "/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values yaml.Node
+	if err := yaml.Unmarshal(content, &values); err != nil {
+		t.Fatal(err)
+	}
+	var table bytes.Buffer
+	table.WriteString("\n| value | default | meaning |\n|---|---|---|\n")
+	rows(t, &table, values.Content[0], "")
+	table.WriteString("\n")
+
+	readme, err := os.ReadFile(chart + "/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(readme), tableBegin)
+	_, after, ok2 := strings.Cut(rest, tableEnd)
+	if !ok || !ok2 {
+		t.Fatalf("the table's marks are missing in the chart's README.md:\n%s%s", tableBegin, tableEnd)
+	}
+	current(t, chart+"/README.md", before+tableBegin+table.String()+tableEnd+after)
+}
+
+// rows writes a row for each value below mapping, with the comment that stands before it.
+func rows(t *testing.T, w *bytes.Buffer, mapping *yaml.Node, path string) {
+	t.Helper()
+	for i := 0; i < len(mapping.Content); i += 2 {
+		key, value := mapping.Content[i], mapping.Content[i+1]
+		name := path + key.Value
+		meaning := strings.Join(strings.Fields(strings.ReplaceAll(key.HeadComment, "# ", "")), " ")
+		section := value.Kind == yaml.MappingNode && len(value.Content) > 0 && name != "resources" && name != "podSecurityContext"
+		if !section {
+			var any any
+			if err := value.Decode(&any); err != nil {
+				t.Fatal(err)
+			}
+			fallback, err := json.Marshal(any)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(w, "| `%s` | `%s` | %s |\n", name, fallback, strings.ReplaceAll(meaning, "|", `\|`))
+			continue
+		}
+		if meaning != "" {
+			fmt.Fprintf(w, "| `%s` |  | %s |\n", name, strings.ReplaceAll(meaning, "|", `\|`))
+		}
+		rows(t, w, value, name+".")
+	}
+}
