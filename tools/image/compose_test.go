@@ -1,0 +1,258 @@
+package main
+
+import (
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
+
+	"namebridge/internal/config"
+)
+
+const deploy = "../../deploy"
+
+// project is deploy/compose.yaml as Docker Compose reads it, all profiles on, in a copy of the folder that was set up as docs/installation.md says:
+// .env is .env.example with these settings, and secrets.sh was run.
+func project(t *testing.T, set map[string]string) *types.Project {
+	t.Helper()
+	folder := t.TempDir()
+	if err := os.CopyFS(filepath.Join(folder, "compose"), os.DirFS(filepath.Join(deploy, "compose"))); err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile(filepath.Join(deploy, ".env.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := string(example)
+	for name, value := range set {
+		line := regexp.MustCompile(`(?m)^#?` + name + `=.*$`)
+		if line.MatchString(env) {
+			env = line.ReplaceAllLiteralString(env, name+"="+value)
+		} else {
+			env += name + "=" + value + "\n"
+		}
+	}
+	if err := os.WriteFile(filepath.Join(folder, ".env"), []byte(env), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	secrets(t, folder, "a token", "a password")
+	p, err := load(t.Context(), filepath.Join(deploy, "compose.yaml"), folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// load reads a compose file with the reader of Docker Compose, which validates it against the published schema. Nothing of this process's
+// environment counts.
+func load(ctx context.Context, file, folder string) (*types.Project, error) {
+	options, err := cli.NewProjectOptions([]string{file}, cli.WithWorkingDirectory(folder), cli.WithEnvFiles(filepath.Join(folder, ".env")), cli.WithDotEnv,
+		cli.WithProfiles([]string{"*"}), cli.WithConsistency(true), cli.WithInterpolation(true), cli.WithNormalization(true), cli.WithResolvedPaths(true))
+	if err != nil {
+		return nil, err
+	}
+	return options.LoadProject(ctx)
+}
+
+// secrets runs secrets.sh, and gives what it prints.
+func secrets(t *testing.T, folder, token, password string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(folder, "compose", "secrets.sh"))
+	cmd.Env = append(os.Environ(), "NAMECOACH_TOKEN="+token, "BLN_PASSWORD="+password)
+	output, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("secrets.sh: %v\n%s", err, output)
+	}
+	return string(output)
+}
+
+func TestTheComposeFileIsReadStrictly(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(deploy, "compose.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, ".env"), []byte("NAMEBRIDGE_IMAGE=namebridge:v1.2.3\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct{ old, new, says string }{
+		"as it is":              {"", "", ""},
+		"a misspelt key":        {"read_only: true", "readonly: true", "readonly"},
+		"a network not there":   {"networks: [database]", "networks: [databse]", "databse"},
+		"a secret not there":    {"secrets: [postgres_password]", "secrets: [postgres]", "postgres"},
+		"a service not there":   {"depends_on: [prometheus]", "depends_on: [prometheuse]", "prometheuse"},
+		"no image is set":       {"${NAMEBRIDGE_IMAGE:?", "${NO_IMAGE:?", "set it in .env"},
+		"a value of wrong kind": {"pids_limit: 256", "pids_limit: many", "pids_limit"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if !strings.Contains(string(text), test.old) {
+				t.Fatalf("compose.yaml has no %q by now", test.old)
+			}
+			file := filepath.Join(t.TempDir(), "compose.yaml")
+			if err := os.WriteFile(file, []byte(strings.Replace(string(text), test.old, test.new, 1)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := load(t.Context(), file, folder)
+			if (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), test.says) {
+				t.Errorf("got %v, want an error that says %q", err, test.says)
+			}
+		})
+	}
+}
+
+func TestComposeSetsVariablesOfTheContractOnly(t *testing.T) {
+	t.Parallel()
+	contract := map[string]config.Variable{}
+	for _, v := range config.Variables {
+		contract[v.Name] = v
+		if v.Secret {
+			contract[v.Name+"_FILE"] = v
+		}
+	}
+	p := project(t, nil)
+	compose, err := os.ReadFile(filepath.Join(deploy, "compose.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What stands in .env for compose.yaml itself.
+	own := func(name string) bool { return strings.Contains(string(compose), "${"+name+":") }
+	for name, value := range p.Services["namebridge"].Environment {
+		v, ok := contract[name]
+		if !ok && !own(name) {
+			t.Errorf("%s is no variable of namebridge", name)
+		}
+		if v.Secret && !strings.HasSuffix(name, "_FILE") {
+			t.Errorf("%s is a secret, and does not come from a file", name)
+		}
+		if file, ok := strings.CutPrefix(*value, "/run/secrets/"); ok {
+			if !slices.ContainsFunc(p.Services["namebridge"].Secrets, func(s types.ServiceSecretConfig) bool { return s.Source == file }) {
+				t.Errorf("%s is %s, which is not mounted", name, *value)
+			}
+		}
+	}
+	example, err := os.ReadFile(filepath.Join(deploy, ".env.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^#?([A-Z_0-9]+)=(.*)$`).FindAllStringSubmatch(string(example), -1)
+	if len(found) < 5 {
+		t.Fatalf(".env.example has %d settings only", len(found))
+	}
+	for _, f := range found {
+		name, value := f[1], f[2]
+		v, ok := contract[name]
+		switch {
+		case own(name):
+			if fallback := "${" + name + ":-" + value + "}"; strings.HasSuffix(name, "_PORT") && !strings.Contains(string(compose), fallback) {
+				t.Errorf(".env.example shows %s, and compose.yaml has another default", f[0])
+			}
+		case !ok:
+			t.Errorf(".env.example has %s, which is no variable of namebridge", name)
+		case v.Secret:
+			t.Errorf(".env.example has %s, which is a secret", name)
+		case value != v.Default:
+			t.Errorf(".env.example has %s=%s, and the default is %q", name, value, v.Default)
+		}
+	}
+}
+
+func TestComposeRunsPinnedImagesThatAreOpenToThisMachineAlone(t *testing.T) {
+	t.Parallel()
+	p := project(t, nil)
+	if got := p.ServiceNames(); !slices.Equal(slices.Sorted(slices.Values(got)), []string{"grafana", "namebridge", "postgres", "prometheus"}) {
+		t.Errorf("the services are %v", got)
+	}
+	version := regexp.MustCompile(`:v?\d+(\.\d+)+$`)
+	for name, s := range p.Services {
+		if !version.MatchString(s.Image) {
+			t.Errorf("%s: the image %s has no version", name, s.Image)
+		}
+		if !slices.Contains(s.SecurityOpt, "no-new-privileges:true") || s.Privileged || len(s.CapAdd) > 0 {
+			t.Errorf("%s may become more than it is", name)
+		}
+		for _, port := range s.Ports {
+			if ip := net.ParseIP(port.HostIP); ip == nil || !ip.IsLoopback() {
+				t.Errorf("%s: port %d is open to the network", name, port.Target)
+			}
+		}
+		for _, v := range s.Volumes {
+			if v.Type != types.VolumeTypeBind {
+				continue
+			}
+			source := strings.Replace(v.Source, p.WorkingDir, deploy, 1)
+			if _, err := os.Stat(source); err != nil || !v.ReadOnly {
+				t.Errorf("%s: %s is mounted, read-only %v; %v", name, v.Source, v.ReadOnly, err)
+			}
+		}
+		monitors := name == "prometheus" || name == "grafana"
+		if monitors != slices.Equal(s.Profiles, []string{"monitoring"}) {
+			t.Errorf("%s has the profiles %v", name, s.Profiles)
+		}
+	}
+	s := p.Services["namebridge"]
+	if !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) || s.User != user || len(s.Volumes) > 0 || len(s.Tmpfs) > 0 {
+		t.Errorf("namebridge: read-only %v, without %v, user %s, volumes %v", s.ReadOnly, s.CapDrop, s.User, s.Volumes)
+	}
+	if stop := time.Duration(*s.StopGracePeriod); stop < 25*time.Second {
+		t.Errorf("namebridge is killed after %v, and takes 25 s to end what it does", stop)
+	}
+	if n := p.Networks["database"]; !n.Internal || len(p.Services["postgres"].Networks) != 1 || len(p.Services["postgres"].Ports) > 0 {
+		t.Error("Postgres can be reached by others than namebridge")
+	}
+}
+
+func TestTheSecretsAreMadeOnceAndKept(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	if err := os.CopyFS(filepath.Join(folder, "compose"), os.DirFS(filepath.Join(deploy, "compose"))); err != nil {
+		t.Fatal(err)
+	}
+	first := secrets(t, folder, "token 1", "it's $a \\ \"password\"")
+	before := contents(t, filepath.Join(folder, "compose", "secrets"))
+	if again := secrets(t, folder, "token 2", ""); !strings.Contains(first, "made namecoach_token bln_password postgres_password database_url grafana_password") ||
+		!strings.Contains(again, "all there already") {
+		t.Errorf("it says\n%s%s", first, again)
+	}
+	after := contents(t, filepath.Join(folder, "compose", "secrets"))
+	for name := range after {
+		if string(before[name]) != string(after[name]) {
+			t.Errorf("%s is another by now", name)
+		}
+		info, err := os.Stat(filepath.Join(folder, "compose", "secrets", name))
+		if err != nil || info.Mode().Perm() != 0o444 {
+			t.Errorf("%s: %v, %v; services run as users of their own", name, info.Mode(), err)
+		}
+	}
+	if got := string(after["namecoach_token"]); got != "token 1" {
+		t.Errorf("the token is %q", got)
+	}
+	if got := string(after["bln_password"]); got != "it's $a \\ \"password\"" {
+		t.Errorf("the password is %q", got)
+	}
+	if url := string(after["database_url"]); !strings.Contains(url, ":"+string(after["postgres_password"])+"@postgres:5432/") || len(after["postgres_password"]) != 48 {
+		t.Errorf("the database is %s", url)
+	}
+	info, err := os.Stat(filepath.Join(folder, "compose", "secrets"))
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the folder: %v, %v; nobody else on the machine may read them", info.Mode(), err)
+	}
+	cmd := exec.CommandContext(t.Context(), filepath.Join(folder, "compose", "secrets.sh"))
+	if err := os.Remove(filepath.Join(folder, "compose", "secrets", "bln_password")); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	if output, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(output), "BLN_PASSWORD is not set") {
+		t.Errorf("without a password: %v\n%s", err, output)
+	}
+}
