@@ -697,12 +697,25 @@ func TestADaemonHasTheTimeToStop(t *testing.T) {
 
 func TestThePortIsTheOneThatIsListenedOn(t *testing.T) {
 	t.Parallel()
-	all := render(t, minimal, "env: {LISTEN_ADDR: ':9191'}")
-	_, spec, _ := kind(t, all, "Deployment")[0].pod()
-	if ports := fmt.Sprint(container(spec)["ports"]); ports != "[map[containerPort:9191 name:http]]" {
-		t.Error(ports)
+	listens := config.Variables[slices.IndexFunc(config.Variables, func(v config.Variable) bool { return v.Name == "LISTEN_ADDR" })].Default
+	for values, want := range map[string]string{"": strings.TrimPrefix(listens, ":"), "env: {LISTEN_ADDR: '[::]:9191'}": "9191"} {
+		all := render(t, minimal, values)
+		_, spec, _ := kind(t, all, "Deployment")[0].pod()
+		if ports := fmt.Sprint(container(spec)["ports"]); ports != "[map[containerPort:"+want+" name:http]]" {
+			t.Error(ports)
+		}
+		if ingress := fmt.Sprint(at(kind(t, all, "NetworkPolicy")[0], "spec", "ingress")); !strings.Contains(ingress, "port:"+want) {
+			t.Error(ingress)
+		}
 	}
-	if ingress := fmt.Sprint(at(kind(t, all, "NetworkPolicy")[0], "spec", "ingress")); !strings.Contains(ingress, "port:9191") {
-		t.Error(ingress)
+}
+
+// By the contract's exit codes: 2 is a wrong configuration, 3 a halt or a quarantine. 1 and 4 end better the next time.
+func TestOnlyWhatAnotherTryMendsIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	job := kind(t, render(t, chart+"/ci/backfill.yaml", ""), "Job")[0]
+	want := "[map[action:FailJob onExitCodes:map[containerName:namebridge operator:In values:[2 3]]] map[action:Ignore onPodConditions:[map[status:True type:DisruptionTarget]]]]"
+	if got := fmt.Sprint(at(job, "spec", "podFailurePolicy", "rules")); got != want {
+		t.Errorf("%s\nwant %s", got, want)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -138,11 +139,11 @@ func rows(t *testing.T, w *bytes.Buffer, mapping *yaml.Node, path string) {
 		meaning := strings.Join(strings.Fields(strings.ReplaceAll(key.HeadComment, "# ", "")), " ")
 		section := value.Kind == yaml.MappingNode && len(value.Content) > 0 && name != "resources" && name != "podSecurityContext"
 		if !section {
-			var any any
-			if err := value.Decode(&any); err != nil {
+			var content any
+			if err := value.Decode(&content); err != nil {
 				t.Fatal(err)
 			}
-			fallback, err := json.Marshal(any)
+			fallback, err := json.Marshal(content)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -153,5 +154,51 @@ func rows(t *testing.T, w *bytes.Buffer, mapping *yaml.Node, path string) {
 			fmt.Fprintf(w, "| `%s` |  | %s |\n", name, strings.ReplaceAll(meaning, "|", `\|`))
 		}
 		rows(t, w, value, name+".")
+	}
+}
+
+var fence = regexp.MustCompile("(?ms)^ *```(yaml)?\\n(.*?)^ *```$")
+
+// What people copy has to work.
+func TestTheChartTakesTheExamplesOfItsDocumentation(t *testing.T) {
+	t.Parallel()
+	for file, least := range map[string]int{"../docs/kubernetes.md": 6, chart + "/README.md": 1} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		examples := 0
+		for _, block := range fence.FindAllStringSubmatch(string(content), -1) {
+			if block[1] == "yaml" {
+				examples++
+				if _, err := template(t, minimal, block[2]); err != nil {
+					t.Errorf("%s: %s%v", file, block[2], err)
+				}
+				continue
+			}
+			for line := range strings.Lines(strings.ReplaceAll(block[2], "\\\n", "")) {
+				args := strings.Fields(line)
+				if len(args) < 4 || args[0] != "helm" || args[1] != "install" && args[1] != "upgrade" {
+					continue
+				}
+				examples++
+				args = append([]string{"template", args[2], chart}, args[4:]...) // in place of the path from the checkout's root
+				args = slices.DeleteFunc(args, func(a string) bool { return a == "--reuse-values" })
+				for i, a := range args {
+					if a == "values.yaml" {
+						args[i] = minimal
+					}
+				}
+				if !slices.Contains(args, minimal) && slices.Contains(strings.Fields(line), "--reuse-values") {
+					args = append(args, "--values", minimal)
+				}
+				if _, err := helm(t, args...); err != nil {
+					t.Errorf("%s: %s%v", file, line, err)
+				}
+			}
+		}
+		if examples < least {
+			t.Errorf("%s: only %d examples were found", file, examples)
+		}
 	}
 }
