@@ -42,19 +42,26 @@ func current(t *testing.T, file, want string) {
 
 func TestThePlainManifestsAreCurrent(t *testing.T) {
 	t.Parallel()
-	manifests, err := helm(t, "template", "namebridge", chart, "--values", "kustomize/values.yaml", "--skip-tests")
-	if err != nil {
-		t.Fatal(err)
-	}
 	// What Helm says of itself is not true of them.
-	manifests = regexp.MustCompile(`(?m)^(# Source: .*| *helm\.sh/chart: .*| *app\.kubernetes\.io/managed-by: Helm|)\n`).ReplaceAllString(manifests, "")
-	current(t, "kustomize/base/namebridge.yaml", "# Made from the chart by make deploy-manifests.\n"+manifests)
+	helms := regexp.MustCompile(`(?m)^(# Source: .*| *helm\.sh/chart: .*| *app\.kubernetes\.io/managed-by: Helm|)\n`)
+	for file, args := range map[string][]string{
+		"base/namebridge.yaml":              {"--skip-tests"},
+		"components/backfill/backfill.yaml": {"--set", "backfill.enabled=true", "--show-only", "templates/backfill.yaml"},
+	} {
+		manifests, err := helm(t, append([]string{"template", "namebridge", chart, "--values", "kustomize/values.yaml"}, args...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		current(t, "kustomize/"+file, "# Made from the chart by make deploy-manifests.\n"+helms.ReplaceAllString(manifests, ""))
+	}
 }
 
-func TestKubernetesAcceptsTheOverlay(t *testing.T) {
-	t.Parallel()
-	const overlay = "kustomize/overlays/example"
-	manifests, err := run(t, "", tool(t, "kustomize", "sigs.k8s.io/kustomize/kustomize/v5"), "build", overlay)
+const overlay = "kustomize/overlays/example"
+
+// build is what kustomize makes of a folder, which Kubernetes has to accept.
+func build(t *testing.T, folder string) []object {
+	t.Helper()
+	manifests, err := run(t, "", tool(t, "kustomize", "sigs.k8s.io/kustomize/kustomize/v5"), "build", folder)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +71,12 @@ func TestKubernetesAcceptsTheOverlay(t *testing.T) {
 	if _, err := run(t, manifests, tool(t, "podsecurity", "k8s.io/pod-security-admission")); err != nil {
 		t.Error(err)
 	}
-	all := parse(t, manifests)
+	return parse(t, manifests)
+}
+
+func TestTheOverlaySetsNamespaceImageReplicasAndVariables(t *testing.T) {
+	t.Parallel()
+	all := build(t, overlay)
 	for _, o := range all {
 		if namespace := at(o, "metadata", "namespace"); namespace != "people" {
 			t.Errorf("%s %s is in the namespace %v", o.kind(), o.name(), namespace)
@@ -95,6 +107,36 @@ func TestKubernetesAcceptsTheOverlay(t *testing.T) {
 	}
 	if _, err := config.Load(envconfig.MapLookuper(env), config.Database); err != nil {
 		t.Error(err)
+	}
+}
+
+// As docs/kubernetes.md says: the overlay, and the lines that are comments in it.
+func TestABackfillIsAComponentOfTheOverlay(t *testing.T) {
+	t.Parallel()
+	folder := filepath.Join(t.TempDir(), "kustomize") // with the rest beside it: kustomize looks up relative paths
+	if err := os.CopyFS(folder, os.DirFS("kustomize")); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(folder, "overlays", "example", "kustomization.yaml")
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	on := strings.ReplaceAll(string(content), "\n#components:\n#  - ", "\ncomponents:\n  - ")
+	if on == string(content) {
+		t.Fatal("the overlay does not have the component as a comment")
+	}
+	if err := os.WriteFile(file, []byte(on), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	all := build(t, filepath.Dir(file))
+	job := kind(t, all, "Job")[0]
+	_, spec, _ := job.pod()
+	if got, secret := fmt.Sprint(container(spec)["envFrom"]), kind(t, all, "Secret")[0].name(); !strings.Contains(got, "name:"+secret+"]") {
+		t.Errorf("the Job reads %s, and the Secret is %s", got, secret)
+	}
+	if got := container(spec)["image"]; got != "registry.example.com/namebridge:0.1.0" {
+		t.Errorf("the Job's image is %v", got)
 	}
 }
 
@@ -183,13 +225,13 @@ func TestTheChartTakesTheExamplesOfItsDocumentation(t *testing.T) {
 				}
 				examples++
 				args = append([]string{"template", args[2], chart}, args[4:]...) // in place of the path from the checkout's root
-				args = slices.DeleteFunc(args, func(a string) bool { return a == "--reuse-values" })
+				args = slices.DeleteFunc(args, func(a string) bool { return a == "--reset-then-reuse-values" })
 				for i, a := range args {
 					if a == "values.yaml" {
 						args[i] = minimal
 					}
 				}
-				if !slices.Contains(args, minimal) && slices.Contains(strings.Fields(line), "--reuse-values") {
+				if !slices.Contains(args, minimal) && slices.Contains(strings.Fields(line), "--reset-then-reuse-values") {
 					args = append(args, "--values", minimal)
 				}
 				if _, err := helm(t, args...); err != nil {
