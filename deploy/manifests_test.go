@@ -244,3 +244,22 @@ func TestTheChartTakesTheExamplesOfItsDocumentation(t *testing.T) {
 		}
 	}
 }
+
+func TestTheDocumentationNamesOnlyVariablesThatThereAre(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("kustomize/overlays/*/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range append(files, "../docs/kubernetes.md", chart+"/README.md", chart+"/values.yaml", chart+"/templates/NOTES.txt") {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile(`\b[A-Z][A-Z0-9]*(_[A-Z0-9]+)+\b`).FindAllString(string(content), -1) {
+			if !slices.Contains(runtime, name) {
+				example(t, strings.TrimSuffix(name, "_FILE"))
+			}
+		}
+	}
+}
