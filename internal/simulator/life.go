@@ -699,10 +699,19 @@ func (l *Life) conclude(c *Change) {
 		if a == nil {
 			continue
 		}
-		now, _ := a.truth(rowsNow(l.w.ties.byUser[id]))
+		rows := rowsNow(l.w.ties.byUser[id])
+		now, _ := a.truth(rows)
 		p := l.w.past[id]
 		if p != nil && now.Fragment != nil {
 			p.unclear = false
+		}
+		if len(rows) > 1 { // each of them speaks to a bridge that does not see the others yet, since they become visible late
+			p = l.w.pastOf(id)
+			for _, row := range rows {
+				if linkRefusal(row.NameBadgeLink) == "" && linkRefusal(row.RecordingLink) == "" {
+					p.former = append(p.former, row.fragment())
+				}
+			}
 		}
 		if was.Fragment.same(now.Fragment) {
 			continue

@@ -402,6 +402,40 @@ func TestAfterALostLinkWhatWasRightMayStay(t *testing.T) {
 	}
 }
 
+// Rows become visible late, each in its own time, so that what could be seen may have made any of a user's rows speak before the one that holds
+// the user became visible.
+func TestOfSomebodyHeldWhatAnyOfTheRowsSaysMayStay(t *testing.T) {
+	t.Parallel()
+	c := start(t, Options{})
+	id := c.s.AddUser(NewUser{Username: "ada@x.example", ExternalID: "S-1", OtherInfo: "{}"})
+	for n, link := range []string{"https://www.name-coach.com/ada", "https://www.name-coach.com/ada-2", "javascript:alert(1)"} {
+		c.s.AddParticipant(Participant{InstitutionID: "S-1", NameBadgeLink: link, EventAccessCode: fmt.Sprint("E", n), For: id,
+			RecordingLink: "https://namewaves.s3.amazonaws.com/a.mp3", RecordingID: "1", RecordingDate: fmt.Sprintf("2026-01-0%dT00:00:00Z", 3-n)})
+	}
+	silent := c.s.Participants()[1]
+	if err := c.s.EditOtherInfo(id, "namecoach", silent.fragment().JSON()); err != nil {
+		t.Fatal(err)
+	}
+	if c.s.Mismatch(id) == "" {
+		t.Error("nobody is held, and a row speaks that is not the newest")
+	}
+	life := c.s.Life(LifeOptions{Seed: 3, Weights: Weights{RecordsAnew: 1}})
+	for c.s.Truth().Users[id].Held == "" {
+		if change, ok := life.Next(); !ok || change.Participants[0] == silent.ID {
+			t.Fatalf("%v: take another seed", change)
+		}
+	}
+	if wrong := c.s.Mismatch(id); wrong != "" {
+		t.Error(wrong)
+	}
+	if err := c.s.EditOtherInfo(id, "namecoach", `{"name_badge_link":"https://www.name-coach.com/bob"}`); err != nil {
+		t.Fatal(err)
+	}
+	if c.s.Mismatch(id) == "" {
+		t.Error("what none of them says may stay")
+	}
+}
+
 func TestAVoiceThatIsSomebodyElsesNowMayNotStay(t *testing.T) {
 	t.Parallel()
 	c := start(t, Options{Seed: 13, Users: 150})

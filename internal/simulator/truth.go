@@ -151,7 +151,7 @@ func (a *account) truth(rows []*Participant) (u UserTruth, speaks *Participant) 
 
 // past is what stood, or may have come to stand, under a user's key before this moment.
 type past struct {
-	former  []*Fragment // what was right
+	former  []*Fragment // what was right, or was by the rows that could be seen
 	foreign []string    // what somebody else put there: nobody's to clear once nobody speaks for the user
 	unclear bool        // the directory's keys changed so that nobody is linked any more: a link that is lost proves no wrong voice
 }
