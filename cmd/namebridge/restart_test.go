@@ -101,7 +101,7 @@ func TestWritesStopWhilePostgresIsAwayAndEverythingGoesOnByItself(t *testing.T) 
 	if said("ERROR took no part") && !said("INFO takes part in the work again") {
 		t.Error("nobody says that he takes part again")
 	}
-	u.carriedOver(t, p)
+	u.carriedOver(t, p, w)
 	journalled(t, p, all)
 	for i, r := range all {
 		t.Logf("restart %2d: %s", i+1, r)

@@ -705,7 +705,7 @@ func (l *Life) conclude(c *Change) {
 		if p != nil && now.Fragment != nil {
 			p.unclear = false
 		}
-		if len(rows) > 1 { // each of them speaks to a bridge that does not see the others yet, since they become visible late
+		if len(rows) > 1 { // each of them speaks to a bridge that does not know the others yet: windows bring them one after the other, some late
 			p = l.w.pastOf(id)
 			for _, row := range rows {
 				if linkRefusal(row.NameBadgeLink) == "" && linkRefusal(row.RecordingLink) == "" {

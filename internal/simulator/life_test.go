@@ -402,8 +402,8 @@ func TestAfterALostLinkWhatWasRightMayStay(t *testing.T) {
 	}
 }
 
-// Rows become visible late, each in its own time, so that what could be seen may have made any of a user's rows speak before the one that holds
-// the user became visible.
+// Windows bring rows one after the other, and some become visible late: any of a user's rows may have spoken before the one was seen that holds
+// the user.
 func TestOfSomebodyHeldWhatAnyOfTheRowsSaysMayStay(t *testing.T) {
 	t.Parallel()
 	c := start(t, Options{})
