@@ -422,6 +422,23 @@ func TestNumbersReachTheProgramAsTheyWereWritten(t *testing.T) {
 	}
 }
 
+// Helm takes numbers of a file for floating ones, and 1e+06 is no duration of Prometheus'.
+func TestThresholdsOfAlertsAreWrittenOut(t *testing.T) {
+	t.Parallel()
+	rules, err := template(t, chart+"/ci/everything.yaml", "monitoring: {alerts: {collectLateSeconds: 1000000, sweepLateSeconds: 2000000, censusLateSeconds: 12345678}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"offset 1000000s", "offset 2000000s", "offset 12345678s"} {
+		if !strings.Contains(rules, want) {
+			t.Errorf("%s is missing", want)
+		}
+	}
+	if wrong := regexp.MustCompile(`.*[0-9]e\+[0-9].*`).FindString(rules); wrong != "" {
+		t.Error(wrong)
+	}
+}
+
 func TestNonsenseIsRefusedByName(t *testing.T) {
 	t.Parallel()
 	for values, says := range map[string]string{
