@@ -45,7 +45,7 @@ func project(t *testing.T, set map[string]string) *types.Project {
 		t.Fatal(err)
 	}
 	secrets(t, folder, "a token", "a password")
-	p, err := load(t.Context(), filepath.Join(deploy, "compose.yaml"), folder)
+	p, err := load(t.Context(), folder, filepath.Join(deploy, "compose.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,8 +54,8 @@ func project(t *testing.T, set map[string]string) *types.Project {
 
 // load reads a compose file with the reader of Docker Compose, which validates it against the published schema. Nothing of this process's
 // environment counts.
-func load(ctx context.Context, file, folder string) (*types.Project, error) {
-	options, err := cli.NewProjectOptions([]string{file}, cli.WithWorkingDirectory(folder), cli.WithEnvFiles(filepath.Join(folder, ".env")), cli.WithDotEnv,
+func load(ctx context.Context, folder string, files ...string) (*types.Project, error) {
+	options, err := cli.NewProjectOptions(files, cli.WithWorkingDirectory(folder), cli.WithEnvFiles(filepath.Join(folder, ".env")), cli.WithDotEnv,
 		cli.WithProfiles([]string{"*"}), cli.WithConsistency(true), cli.WithInterpolation(true), cli.WithNormalization(true), cli.WithResolvedPaths(true))
 	if err != nil {
 		return nil, err
@@ -103,7 +103,7 @@ func TestTheComposeFileIsReadStrictly(t *testing.T) {
 			if err := os.WriteFile(file, []byte(strings.Replace(string(text), test.old, test.new, 1)), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := load(t.Context(), file, folder)
+			_, err := load(t.Context(), folder, file)
 			if (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), test.says) {
 				t.Errorf("got %v, want an error that says %q", err, test.says)
 			}
@@ -167,6 +167,42 @@ func TestComposeSetsVariablesOfTheContractOnly(t *testing.T) {
 	}
 }
 
+// docs/installation.md has a compose.override.yaml.
+func TestSeveralBridgesInComposeAreAsTheDocumentSays(t *testing.T) {
+	t.Parallel()
+	document, err := os.ReadFile("../../docs/installation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	override := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindSubmatch(document)
+	if override == nil {
+		t.Fatal("docs/installation.md has no compose.override.yaml by now")
+	}
+	folder := t.TempDir()
+	file := filepath.Join(folder, "compose.override.yaml")
+	if err := os.WriteFile(file, override[1], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, ".env"), []byte("NAMEBRIDGE_IMAGE=namebridge:v1.2.3\nBRIDGES=acme,globex\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := load(t.Context(), folder, filepath.Join(deploy, "compose.yaml"), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := p.Services["namebridge"]
+	for name, want := range map[string]string{
+		"BRIDGES": "acme,globex", "GLOBEX_NAMECOACH_TOKEN_FILE": "/run/secrets/globex_namecoach_token", "NAMECOACH_TOKEN_FILE": "/run/secrets/namecoach_token",
+	} {
+		if got := s.Environment[name]; got == nil || *got != want {
+			t.Errorf("%s is %v, want %s", name, got, want)
+		}
+	}
+	if len(s.Secrets) != 4 {
+		t.Errorf("the secrets are %v, want one more than the three that are there", s.Secrets)
+	}
+}
+
 func TestComposeRunsPinnedImagesThatAreOpenToThisMachineAlone(t *testing.T) {
 	t.Parallel()
 	p := project(t, nil)
@@ -209,6 +245,61 @@ func TestComposeRunsPinnedImagesThatAreOpenToThisMachineAlone(t *testing.T) {
 	}
 	if n := p.Networks["database"]; !n.Internal || len(p.Services["postgres"].Networks) != 1 || len(p.Services["postgres"].Ports) > 0 {
 		t.Error("Postgres can be reached by others than namebridge")
+	}
+}
+
+// What Prometheus and Grafana find where compose.yaml mounts it: everything that their files name is there.
+func TestMonitoringFindsTheDaemonTheAlertsAndTheDashboards(t *testing.T) {
+	t.Parallel()
+	p := project(t, nil)
+	mounted := map[string]string{} // in a container → here
+	for _, name := range []string{"prometheus", "grafana"} {
+		for _, v := range p.Services[name].Volumes {
+			mounted[v.Target] = strings.Replace(v.Source, p.WorkingDir, deploy, 1)
+		}
+	}
+	read := func(path string) string {
+		t.Helper()
+		text, err := os.ReadFile(mounted[path])
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		return string(text)
+	}
+
+	// promtool, as if it were in the container.
+	const inContainer = "/etc/prometheus/alerts.yaml"
+	alerts, err := filepath.Abs(mounted[inContainer])
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := read("/etc/prometheus/prometheus.yml")
+	if !strings.Contains(text, inContainer) || !strings.Contains(text, `"namebridge:8080"`) {
+		t.Errorf("prometheus.yml does not read the alerts or does not scrape the daemon\n%s", text)
+	}
+	file := filepath.Join(t.TempDir(), "prometheus.yml")
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(text, inContainer, alerts)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output, err := exec.CommandContext(t.Context(), "promtool", "check", "config", file).CombinedOutput()
+	if err != nil || !strings.Contains(string(output), "rules found") {
+		t.Errorf("promtool check config: %v (tools/prometheus.sh gets it)\n%s", err, output)
+	}
+
+	provider := read("/etc/grafana/provisioning/dashboards/namebridge.yml")
+	const dashboards = "/etc/namebridge/dashboards"
+	if !strings.Contains(provider, "path: "+dashboards+"\n") {
+		t.Errorf("Grafana looks elsewhere than in %s\n%s", dashboards, provider)
+	}
+	found, err := filepath.Glob(filepath.Join(mounted[dashboards], "*.json"))
+	if err != nil || len(found) != 2 {
+		t.Errorf("the dashboards are %v (%v), want two", found, err)
+	}
+	if source := read("/etc/grafana/provisioning/datasources/namebridge.yml"); !strings.Contains(source, "url: http://prometheus:9090\n") {
+		t.Errorf("Grafana asks somebody else than Prometheus\n%s", source)
+	}
+	if file := p.Services["grafana"].Environment["GF_SECURITY_ADMIN_PASSWORD__FILE"]; file == nil || *file != "/run/secrets/"+p.Services["grafana"].Secrets[0].Source {
+		t.Error("Grafana's password is not the one that was made")
 	}
 }
 

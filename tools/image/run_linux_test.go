@@ -193,7 +193,7 @@ func TestSchedulesMayNameAZoneInTheImage(t *testing.T) {
 	}
 }
 
-// The image's file of certificates decides whom the program talks to: with an authority of one's own mounted in its place, that one.
+// The image's certificates decide whom the program talks to, and an authority of one's own can be mounted: in their place, or as one more.
 func TestTheImagesCertificatesAreThoseThatCount(t *testing.T) {
 	t.Parallel()
 	s := people(t)
@@ -216,14 +216,16 @@ func TestTheImagesCertificatesAreThoseThatCount(t *testing.T) {
 	if got := public.run(t, env, "doctor"); got.code == 0 || strings.Count(got.stdout, "signed by an authority that this machine does not know") < 2 {
 		t.Errorf("servers whose authority is none of the public ones are believed: exit code %d\n%s%s", got.code, got.stdout, got.stderr)
 	}
-	own := newContainer(t)
-	own.mount(t, authorities, authority)
-	own.close(t)
-	if got := own.run(t, env, "migrate", "up"); got.code != 0 {
-		t.Fatalf("exit code %d\n%s%s", got.code, got.stdout, got.stderr)
-	}
-	if got := own.run(t, env, "doctor"); got.code != 0 || strings.Contains(got.stdout, "authority") {
-		t.Errorf("the authority that is mounted is not believed: exit code %d\n%s%s", got.code, got.stdout, got.stderr)
+	for how, name := range map[string]string{"in their place": authorities, "beside them": "/etc/ssl/certs/own.pem"} {
+		own := newContainer(t)
+		own.mount(t, name, authority)
+		own.close(t)
+		if got := own.run(t, env, "migrate", "up"); got.code != 0 {
+			t.Fatalf("exit code %d\n%s%s", got.code, got.stdout, got.stderr)
+		}
+		if got := own.run(t, env, "doctor"); got.code != 0 || strings.Contains(got.stdout, "authority") {
+			t.Errorf("the authority that is mounted %s is not believed: exit code %d\n%s%s", how, got.code, got.stdout, got.stderr)
+		}
 	}
 }
 
