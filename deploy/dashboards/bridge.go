@@ -22,6 +22,10 @@ func bridge() grafana.Dashboard {
 	})
 }
 
+// foundLate is how many were found late in the time shown. The database counts, and goes on counting when a replica begins anew: so no increase.
+const foundLate = "max by (bridge) (max_over_time(namebridge_late_found_total{" + one + "}[$__range]))" +
+	" - min by (bridge) (min_over_time(namebridge_late_found_total{" + one + "}[$__range]))"
+
 func users(state string) string { return highest("users", one+`,state="`+state+`"`, "bridge") }
 
 func standsNow(l *layout) {
@@ -43,7 +47,7 @@ func standsNow(l *layout) {
 	l.add(3, 4, stat("People held", "People who are not written because something needs a decision: `namebridge holds list`. "+runbook("NamebridgeHoldsGrowing"),
 		number, added(highest("holds", one, "bridge", "reason"), "bridge"), base(blue), noValue("?")))
 	l.add(3, 4, stat("Found late", "Recordings that NameCoach's own list of changes did not bring and that a search has found, in the time shown: each had been missing in BLN. "+
-		"The bridge looks further back by itself. "+runbook("NamebridgeLateFound"), number, "max by (bridge) ("+inAll("late_found_total")+")", thresholds(0.5, yellow), noValue("?"), decimals(0)))
+		"The bridge looks further back by itself. "+runbook("NamebridgeLateFound"), number, foundLate, thresholds(0.5, yellow), noValue("?"), decimals(0)))
 }
 
 func collecting(l *layout) {
@@ -54,8 +58,8 @@ func collecting(l *layout) {
 	l.add(8, 8, graph("Time since the last success", "How long ago the newest run of each kind that was done has ended. A collect finds what people record, a sweep "+
 		"repairs what others change in BLN, a census notices who is gone. "+runbook("NamebridgeCollectLate", "NamebridgeSweepLate", "NamebridgeCensusLate"), secs,
 		[]grafana.Target{over("time() - "+highest("last_success_timestamp_seconds", one, "kind"), "{{kind}}")}))
-	l.add(8, 8, graph("Runs", "Runs that ended in each step of the graph, by how. Failed runs are repeated; quarantined and halted ones wait for a person. "+
-		runbook("NamebridgeRunsFailing"), number, []grafana.Target{over(added(rise(run+"_count", one), "kind", "status")+" > 0", "{{kind}} {{status}}")}, bars))
+	l.add(8, 8, graph("Runs", "Runs that ended around then, by how. Failed runs are repeated; quarantined and halted ones wait for a person. "+
+		runbook("NamebridgeRunsFailing"), number, []grafana.Target{over(added(rise(run+"_count"), "kind", "status")+" > 0", "{{kind}} {{status}}")}, bars))
 	l.add(8, 8, graph("How long runs take", "The mean of the runs that ended then, by kind. A sweep is as long as the organization is large, and longer while BLN is slow.", secs,
 		[]grafana.Target{over(added(speed(run+"_sum", one), "kind")+" / "+added(speed(run+"_count", one), "kind")+" > 0", "{{kind}}")}, points))
 	l.add(16, 8, table("Runs in the time shown", "By kind and by how they ended: how many, and how long they took. A quantile is as exact as the buckets are.",
@@ -82,16 +86,16 @@ func people(l *layout) {
 func writing(l *layout) {
 	const arrived = "propagation_seconds_bucket"
 	l.row("Writing to BLN")
-	l.add(8, 8, graph("Writes", "Users of BLN written or cleared in each step of the graph. unsent: it never arrived and is tried again. restored and damaged: BLN lost "+
+	l.add(8, 8, graph("Writes a minute", "Users of BLN that were written or cleared. unsent: it never arrived and is tried again. restored and damaged: BLN lost "+
 		"data that is not ours, which halts the bridge. "+runbook("NamebridgeHalted"), number,
-		[]grafana.Target{over(added(rise("writes_total", one), "action", "outcome")+" > 0", "{{action}} {{outcome}}")}, bars))
+		[]grafana.Target{over("60 * "+added(speed("writes_total", one), "action", "outcome")+" > 0", "{{action}} {{outcome}}")}, bars))
 	l.add(8, 8, graph("How long until a change is in BLN", "From the end of the window of NameCoach's time that brought a recording until it was written and verified: "+
 		"what people wait for, beside the poll interval.", secs, []grafana.Target{
 		over(quantile("0.5", speed(arrived, one))+" >= 0", "half below"), over(quantile("0.95", speed(arrived, one))+" >= 0", "95 % below"),
 		over(quantile("0.99", speed(arrived, one))+" >= 0", "99 % below"),
 	}))
 	l.add(8, 8, heatmap("The same, everybody", "How many changes took how long. A second band far above the first is people who had to wait for a retry, a hold or a halt.", secs,
-		added(rise(arrived, one), "le")))
+		added(rise(arrived), "le")))
 }
 
 func asking(l *layout) {

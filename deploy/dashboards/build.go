@@ -171,7 +171,7 @@ func table(title, about string, by []string, columns []column, looks ...look) gr
 	for i, label := range by {
 		order[label] = i
 	}
-	p := panel("table", title, about, "", nil, map[string]any{"showHeader": true, "cellHeight": "sm", "footer": map[string]any{"show": false, "reducer": []string{"sum"}}})
+	p := panel("table", title, about, "", nil, map[string]any{"showHeader": true, "cellHeight": "sm"})
 	p.FieldConfig.Defaults.Custom = map[string]any{"align": "auto", "filterable": false, "cellOptions": map[string]any{"type": "auto"}}
 	p.FieldConfig.Defaults.Color.Mode = "thresholds"
 	for i, c := range columns {

@@ -82,8 +82,8 @@ func fleet() grafana.Dashboard {
 		runbook("NamebridgeWritesFailing", "NamebridgePendingStuck"), number, []grafana.Target{over(waits, called)}))
 	l.add(8, 8, graph("People held", "A jump means that something changed for many at once: keys that were reused, a host of links that is not allowed. "+
 		runbook("NamebridgeHoldsGrowing"), number, []grafana.Target{over(held, called)}))
-	l.add(8, 8, graph("Writes that arrived", "Users of BLN written and verified, in each step of the graph.", number,
-		[]grafana.Target{over(added(rise("writes_total", everywhere+`,outcome="verified"`), each...), called)}, bars))
+	l.add(8, 8, graph("Writes a minute", "Users of BLN that were written and verified.", number,
+		[]grafana.Target{over("60 * "+added(speed("writes_total", everywhere+`,outcome="verified"`), each...), called)}, bars))
 	l.add(8, 8, graph("Requests", "What is asked of both APIs, by all replicas together.", requestsPerS,
 		[]grafana.Target{over(added(speed("api_requests_total", everywhere), append(each, "api")...), "{{api}} "+called)}))
 	l.add(8, 8, graph("Share of requests that fail", "Answers other than 2xx, 404 and 429, and none at all: each such request is sent again. "+

@@ -3,13 +3,19 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"maps"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -226,5 +232,45 @@ func shoot(t *testing.T, page string, width, height int, to string) {
 		fmt.Sprintf("--window-size=%d,%d", width, height), "--screenshot="+whole, "file://"+from).CombinedOutput()
 	if err != nil {
 		t.Fatalf("chromium: %v\n%s", err, out)
+	}
+	thin(t, whole)
+}
+
+// thin keeps the 256 colours of a picture that it has most of, which is nearly all: it is half as large.
+func thin(t *testing.T, file string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := png.Decode(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := from.Bounds()
+	count := map[color.Color]int{}
+	for y := range size.Dy() {
+		for x := range size.Dx() {
+			count[from.At(x, y)]++
+		}
+	}
+	colors := slices.SortedFunc(maps.Keys(count), func(a, b color.Color) int { return count[b] - count[a] })
+	to := image.NewPaletted(size, colors[:min(256, len(colors))])
+	nearest := map[color.Color]uint8{}
+	for y := range size.Dy() {
+		for x := range size.Dx() {
+			c := from.At(x, y)
+			if _, known := nearest[c]; !known {
+				nearest[c] = uint8(to.Palette.Index(c))
+			}
+			to.SetColorIndex(x, y, nearest[c])
+		}
+	}
+	var b bytes.Buffer
+	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&b, to); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }

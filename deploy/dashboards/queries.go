@@ -21,9 +21,9 @@ func speed(metric, where string) string {
 	return "rate(namebridge_" + metric + "{" + where + "}[$__rate_interval])"
 }
 
-// rise is by how much a counter rises in a step of the graph.
-func rise(metric, where string) string {
-	return "increase(namebridge_" + metric + "{" + where + "}[$__rate_interval])"
+// rise is by how much a counter of one bridge rises around a time.
+func rise(metric string) string {
+	return "increase(namebridge_" + metric + "{" + one + "}[$__rate_interval])"
 }
 
 // inAll is by how much a counter of one bridge rises in all of the time shown.

@@ -434,7 +434,11 @@ func drawTable(p grafana.Panel, answers [][]promtest.Series) string {
 			if _, isText := rows[key][c].(string); isText {
 				class = "text"
 			}
-			fmt.Fprintf(&b, `<td class="%s" style="background:%s">%s</td>`, class, back, html.EscapeString(text))
+			ink := ""
+			if back != "transparent" {
+				ink = ";color:#fff;font-weight:600"
+			}
+			fmt.Fprintf(&b, `<td class="%s" style="background:%s%s">%s</td>`, class, back, ink, html.EscapeString(text))
 		}
 		b.WriteString("</tr>")
 	}
