@@ -40,6 +40,9 @@ const (
 
 var architectures = []string{"amd64", "arm64"}
 
+// licenses go along with every copy of the program: its own, and those of what is linked into it.
+var licenses = []string{"LICENSE", "docs/licenses.md"}
+
 // digests is what was written.
 type digests struct {
 	Version   string                    `json:"version"`
@@ -165,18 +168,25 @@ func (r release) image(arch, binary string) (v1.Image, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	own := []file{{program, 0o555, content}}
+	for _, name := range licenses {
+		text, err := os.ReadFile(filepath.Join(r.Source, name))
+		if err != nil {
+			return nil, "", err
+		}
+		own = append(own, file{"/licenses/" + filepath.Base(name), 0o444, text})
+	}
 	created := v1.Time{Time: r.Created}
 	image := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	// The certificates first: they stay the same from release to release, and are pulled once.
 	for _, l := range []struct {
-		file, what string
-		mode       int64
-		content    []byte
+		what  string
+		files []file
 	}{
-		{authorities, "the certificates of the public authorities", 0o444, roots},
-		{program, "namebridge " + r.Version, 0o555, content},
+		{"the certificates of the public authorities", []file{{authorities, 0o444, roots}}},
+		{"namebridge " + r.Version + " and its licences", own},
 	} {
-		layer, err := fileLayer(l.file, l.mode, l.content)
+		layer, err := fileLayer(l.files)
 		if err != nil {
 			return nil, "", err
 		}
@@ -229,24 +239,38 @@ func annotated[T partial.WithRawManifest](of T, r release) T {
 	return mutate.Annotations(of, r.annotations()).(T) // it gives what it got
 }
 
-// fileLayer is a layer with one file and the folders above it. They are root's and nobody may write them, and their time is none:
+// file is one in the image.
+type file struct {
+	name    string
+	mode    int64
+	content []byte
+}
+
+// fileLayer is a layer with these files and the folders above them. They are root's and nobody may write them, and their time is none:
 // the same content is the same layer, in every release.
-func fileLayer(file string, mode int64, content []byte) (v1.Layer, error) {
+func fileLayer(files []file) (v1.Layer, error) {
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
-	for i, c := range file[1:] {
-		if c == '/' {
-			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: file[1:i+1] + "/", Mode: 0o555, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}); err != nil {
-				return nil, err
+	add := func(h tar.Header) error {
+		h.ModTime, h.Format = time.Unix(0, 0), tar.FormatUSTAR
+		return w.WriteHeader(&h)
+	}
+	folders := map[string]bool{}
+	for _, f := range files {
+		for i, c := range f.name {
+			if folder := f.name[:i]; c == '/' && i > 0 && !folders[folder] {
+				folders[folder] = true
+				if err := add(tar.Header{Typeflag: tar.TypeDir, Name: folder[1:] + "/", Mode: 0o555}); err != nil {
+					return nil, err
+				}
 			}
 		}
-	}
-	header := &tar.Header{Typeflag: tar.TypeReg, Name: file[1:], Mode: mode, Size: int64(len(content)), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
-	if err := w.WriteHeader(header); err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(content); err != nil {
-		return nil, err
+		if err := add(tar.Header{Typeflag: tar.TypeReg, Name: f.name[1:], Mode: f.mode, Size: int64(len(f.content))}); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(f.content); err != nil {
+			return nil, err
+		}
 	}
 	if err := w.Close(); err != nil {
 		return nil, err

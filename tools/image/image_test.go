@@ -126,9 +126,9 @@ func onlyIndex(t *testing.T, folder string) v1.ImageIndex {
 }
 
 // files are what is in an image, folders too.
-func files(t *testing.T, image v1.Image) map[string]file {
+func files(t *testing.T, image v1.Image) map[string]entry {
 	t.Helper()
-	all := map[string]file{}
+	all := map[string]entry{}
 	content := mutate.Extract(image)
 	defer content.Close()
 	for r := tar.NewReader(content); ; {
@@ -143,11 +143,11 @@ func files(t *testing.T, image v1.Image) map[string]file {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all["/"+strings.TrimSuffix(h.Name, "/")] = file{h, body}
+		all["/"+strings.TrimSuffix(h.Name, "/")] = entry{h, body}
 	}
 }
 
-type file struct {
+type entry struct {
 	*tar.Header
 	content []byte
 }
@@ -315,11 +315,11 @@ func TestTheImageSaysWhatItIsAndRunsAsNobody(t *testing.T) {
 	}
 }
 
-func TestTheImageHasTheProgramAndTheCertificatesAndNothingElseAndNobodyMayWriteThem(t *testing.T) {
+func TestTheImageHasTheProgramCertificatesAndLicencesAndNothingElseAndNobodyMayWriteThem(t *testing.T) {
 	t.Parallel()
 	for platform, image := range images(t) {
 		all := files(t, image)
-		want := []string{"/etc", "/etc/ssl", "/etc/ssl/certs", "/etc/ssl/certs/ca-certificates.crt", "/namebridge"}
+		want := []string{"/etc", "/etc/ssl", "/etc/ssl/certs", "/etc/ssl/certs/ca-certificates.crt", "/licenses", "/licenses/LICENSE", "/licenses/licenses.md", "/namebridge"}
 		if diff := cmp.Diff(want, slices.Sorted(maps.Keys(all))); diff != "" {
 			t.Errorf("%s (-want +got)\n%s", platform, diff)
 		}

@@ -17,7 +17,7 @@ import (
 const usage = `Usage: image --version VERSION --commit COMMIT [--source DIR] [--output DIR]
 
 Builds namebridge for linux/amd64 and linux/arm64 and writes the container image, without a Docker daemon and without a base image. In the image are the
-static program, the certificates of the public authorities, and nothing else: no shell, no libraries. It runs as user 65532 and writes no file.
+static program, the certificates of the public authorities, the licences, and nothing else: no shell, no libraries. It runs as user 65532 and writes no file.
 
 The same commit gives the same digests: the time is the commit's (SOURCE_DATE_EPOCH, in seconds, or --created), and this program has to be built with the Go
 version that its go.mod pins, with which it builds namebridge, too.
