@@ -1,0 +1,297 @@
+//go:build deploy
+
+// Package alerts tests the alert rules of the chart: each by itself with promtool, and all of them in a real Prometheus that watches the
+// real program.
+package alerts
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"text/template"
+	"time"
+
+	"namebridge/internal/postgres/testdb"
+)
+
+const (
+	rulesFile = "../chart/namebridge/files/alerts.yaml"
+	runbooks  = "../../docs/operations"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// These tests wait for things to come about: how many of them do so at once has nothing to do with the number of processors.
+	if err := flag.Set("test.parallel", "32"); err != nil {
+		panic(err)
+	}
+	os.Exit(testdb.Main(m).Run())
+}
+
+// values are those of the chart that the rules are rendered with.
+type values struct {
+	replicas                                                int
+	collectLateSeconds, sweepLateSeconds, censusLateSeconds int
+}
+
+// usual are the chart's defaults.
+var usual = values{replicas: 2, collectLateSeconds: 1800, sweepLateSeconds: 36 * 3600, censusLateSeconds: 9 * 24 * 3600}
+
+const runbookURL = "https://runbooks.example/operations"
+
+// render is the rules as the chart renders them.
+func render(t *testing.T, v values) string {
+	t.Helper()
+	source, err := os.ReadFile(rulesFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := template.New("alerts").Option("missingkey=error").Parse(string(source))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	if err := parsed.Execute(&text, map[string]any{"Values": map[string]any{
+		"replicas": v.replicas,
+		"monitoring": map[string]any{
+			"runbookURL": runbookURL,
+			"alerts": map[string]any{
+				"collectLateSeconds": v.collectLateSeconds, "sweepLateSeconds": v.sweepLateSeconds, "censusLateSeconds": v.censusLateSeconds,
+			},
+		},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	return text.String()
+}
+
+// save is a file with the text.
+func save(t *testing.T, name, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// promtool must have nothing to say against it.
+func promtool(t *testing.T, args ...string) {
+	t.Helper()
+	program, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Fatal("there is no promtool on the PATH: tools/prometheus.sh finds one, or gets it")
+	}
+	if out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput(); err != nil {
+		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// rule is what is written down of an alert, its templates as they are.
+type rule struct{ alert, hold, severity, summary, description, runbook string }
+
+// written are the rules of the file in their order.
+func written(t *testing.T) (all []rule) {
+	t.Helper()
+	text := render(t, usual)
+	starts := regexp.MustCompile(`(?m)^      - alert: `).FindAllStringIndex(text, -1)
+	for i, s := range starts {
+		end := len(text)
+		if i+1 < len(starts) {
+			end = starts[i+1][0]
+		}
+		part := text[s[0]:end]
+		field := func(pattern string) string {
+			if found := regexp.MustCompile(`(?m)` + pattern).FindStringSubmatch(part); found != nil {
+				return strings.TrimSpace(found[1])
+			}
+			return ""
+		}
+		all = append(all, rule{
+			alert: field(`- alert: (\w+)$`), hold: field(`^        for: (\w+)$`), severity: field(`^        labels: \{severity: (\w+)\}$`),
+			summary: field(`^          summary: (?:>-\n)?(.*)$`), description: field(`^          description: (?:>-\n)?(.*)$`), runbook: field(`^          runbook_url: "(.*)"$`),
+		})
+	}
+	return all
+}
+
+// faster is rendered rules in which time goes faster by a factor; where most are told, nothing is held longer, or looked back further, than
+// that. The seconds that come from values are the caller's to make fewer.
+func faster(text string, factor int, mostHold, mostRange time.Duration) string {
+	change := func(most time.Duration) func(string) string {
+		return func(d string) string {
+			n, err := strconv.Atoi(d[:len(d)-1])
+			if err != nil {
+				panic(err)
+			}
+			long := time.Duration(n) * map[byte]time.Duration{'m': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour}[d[len(d)-1]] / time.Duration(factor)
+			if most > 0 {
+				long = min(long, most)
+			}
+			return fmt.Sprintf("%dms", long.Milliseconds())
+		}
+	}
+	duration := regexp.MustCompile(`\d+[mhd]\b`)
+	text = regexp.MustCompile(`(?m)^        for: \d+[mhd]$`).ReplaceAllStringFunc(text, func(s string) string {
+		return duration.ReplaceAllStringFunc(s, change(mostHold))
+	})
+	return regexp.MustCompile(`\[\d+[mhd](:\d+[mhd])?\]|offset \d+[mhd]\b`).ReplaceAllStringFunc(text, func(s string) string {
+		return duration.ReplaceAllStringFunc(s, change(mostRange))
+	})
+}
+
+func TestTheRulesAreWhatPrometheusTakes(t *testing.T) {
+	t.Parallel()
+	promtool(t, "check", "rules", save(t, "alerts.yaml", render(t, usual)))
+	promtool(t, "check", "rules", save(t, "alerts.yaml", faster(render(t, usual), 60, 5*time.Second, 30*time.Second)))
+}
+
+// Whoever is woken must be told by what, what it means for people, and what to do first.
+func TestEveryAlertSaysWhatItMeansAndWhatToDoFirst(t *testing.T) {
+	t.Parallel()
+	all := written(t)
+	if len(all) < 15 {
+		t.Fatalf("only %d alerts were found in %s", len(all), rulesFile)
+	}
+	whole := map[string]bool{"NamebridgeDown": true, "NamebridgeDatabaseDown": true, "NamebridgeReplicasMissing": true, "NamebridgeRestarting": true}
+	for _, r := range all {
+		if r.severity != "page" && r.severity != "ticket" {
+			t.Errorf("%s: severity %q", r.alert, r.severity)
+		}
+		if !whole[r.alert] && !strings.Contains(r.summary, "$labels.bridge") {
+			t.Errorf("%s: its summary does not name the bridge: %s", r.alert, r.summary)
+		}
+		if !regexp.MustCompile(`First: (namebridge|kubectl) `).MatchString(r.description) {
+			t.Errorf("%s: its description has no command to run first: %s", r.alert, r.description)
+		}
+		if want := runbookURL + "/" + r.alert + ".md"; r.runbook != want {
+			t.Errorf("%s: runbook_url is %s, want %s", r.alert, r.runbook, want)
+		}
+	}
+}
+
+// A page without an alert is read by nobody; an alert without a page leaves whoever is woken alone.
+func TestEveryAlertHasAPageAndEveryPageAnAlert(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob(runbooks + "/Namebridge*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pages, alerts []string
+	for _, f := range files {
+		pages = append(pages, strings.TrimSuffix(filepath.Base(f), ".md"))
+	}
+	index, err := os.ReadFile(runbooks + "/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range written(t) {
+		alerts = append(alerts, r.alert)
+		if row := fmt.Sprintf("| [%s](%s.md) | %s |", r.alert, r.alert, r.severity); !strings.Contains(string(index), row) {
+			t.Errorf("%s/README.md has no row that begins with %q", runbooks, row)
+		}
+	}
+	slices.Sort(pages)
+	slices.Sort(alerts)
+	if !slices.Equal(pages, alerts) {
+		t.Errorf("pages %v, alerts %v", pages, alerts)
+	}
+	for _, page := range pages {
+		text, err := os.ReadFile(filepath.Join(runbooks, page+".md"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(string(text), "# "+page+"\n") {
+			t.Errorf("%s.md does not begin with its name", page)
+		}
+		for _, part := range []string{"## What it means for people", "## Is it so?", "## Why, and what to do", "## When it is over"} {
+			if !strings.Contains(string(text), "\n"+part+"\n") {
+				t.Errorf("%s.md has no part %q", page, part)
+			}
+		}
+	}
+}
+
+// What a page tells to look at must be there to be looked at: a metric that was renamed would leave every page wrong.
+func TestThePagesNameMetricsOfTheContract(t *testing.T) {
+	t.Parallel()
+	source, err := os.ReadFile("../../internal/metrics/metrics_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^(namebridge_\w+)\{.*\} (GAUGE|COUNTER|HISTOGRAM)$`).FindAllStringSubmatch(string(source), -1) {
+		known[m[1]] = true
+		if m[2] == "HISTOGRAM" {
+			known[m[1]+"_count"], known[m[1]+"_sum"], known[m[1]+"_bucket"] = true, true, true
+		}
+	}
+	if len(known) < 15 {
+		t.Fatalf("the metrics of the contract were not found: %v", slices.Sorted(maps.Keys(known)))
+	}
+	files, err := filepath.Glob(runbooks + "/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range append(files, rulesFile) {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile(`namebridge_[a-z_]+`).FindAllString(string(text), -1) {
+			if !known[name] {
+				t.Errorf("%s names %s, which is no metric", f, name)
+			}
+		}
+	}
+}
+
+var update = flag.Bool("update", false, "write plain.yaml")
+
+// Who has no Helm has the rules, too: with the defaults, for one replica.
+func TestThePlainRulesAreThoseOfTheChart(t *testing.T) {
+	t.Parallel()
+	const file = "plain.yaml"
+	v := usual
+	v.replicas = 1
+	want := "# Written by go test -tags deploy ./deploy/alerts -run Plain -update, from deploy/chart/namebridge/files/alerts.yaml.\n" +
+		strings.ReplaceAll(render(t, v), runbookURL, "docs/operations")
+	if *update {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("%s is not what the chart's rules are by now: go test -tags deploy ./deploy/alerts -run Plain -update", file)
+	}
+	promtool(t, "check", "rules", file)
+}
+
+// The tests here and plain.yaml go by what the chart goes by.
+func TestTheValuesAreTheDefaultsOfTheChart(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../chart/namebridge/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{
+		"replicas": usual.replicas, "    collectLateSeconds": usual.collectLateSeconds, "    sweepLateSeconds": usual.sweepLateSeconds,
+		"    censusLateSeconds": usual.censusLateSeconds,
+	} {
+		if line := fmt.Sprintf("\n%s: %d\n", name, want); !strings.Contains(string(text), line) {
+			t.Errorf("values.yaml has no line %q", strings.TrimSpace(line))
+		}
+	}
+}
