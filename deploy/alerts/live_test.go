@@ -3,11 +3,13 @@
 package alerts
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -109,6 +111,19 @@ var troubles = []trouble{
 		steps: []step{
 			{do: func(s *site) { s.Advance(-time.Hour) }, fires: []string{"NamebridgeCursorStuck"}},
 			{do: func(s *site) { s.Advance(time.Hour) }, clears: []string{"NamebridgeCursorStuck"}},
+		},
+	},
+	{
+		// Every second some change, and NameCoach shows so few at once and answers so slowly that a second takes several.
+		name: "NameCoach is too slow for all that changes", options: simulator.Options{Seed: 34, Users: 600},
+		steps: []step{
+			{do: func(s *site) {
+				s.Change(func(o *simulator.Options) { o.NameCoachLatency, o.TruncateRows = 2*time.Second, 10 })
+				s.recordEvery(200 * time.Millisecond)
+			}, fires: []string{"NamebridgeCollectLag"}},
+			{do: func(s *site) {
+				s.Change(func(o *simulator.Options) { o.NameCoachLatency, o.TruncateRows = 0, 0 })
+			}, clears: []string{"NamebridgeCollectLag"}},
 		},
 	},
 	{
@@ -231,6 +246,26 @@ func (s *site) record(users int) {
 		}
 	}
 	s.t.Fatalf("only %d of %d users are concerned by what people have recorded", len(concerned), users)
+}
+
+// recordEvery lets somebody record anew so often, until the test ends.
+func (s *site) recordEvery(every time.Duration) {
+	life := s.Life(simulator.LifeOptions{Seed: 3, Weights: simulator.Weights{simulator.RecordsAnew: 1}})
+	ctx, stop := context.WithCancel(s.t.Context())
+	var recording sync.WaitGroup
+	recording.Go(func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				life.Next()
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	s.t.Cleanup(func() { stop(); recording.Wait() })
 }
 
 // What an alert is about is brought about in the real program; then a real Prometheus says so, and stops when it is over.
