@@ -17,7 +17,7 @@ with_apt() {
 	[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
 	echo "prometheus none found: apt-get install prometheus"
 	# Where there is such a program, and it says 101, no package starts its service.
-	local policy=/usr/sbin/policy-rc.d ours= failed=
+	local policy=/usr/sbin/policy-rc.d ours='' failed=''
 	[ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && ours=1; }
 	{ apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install prometheus; } >/dev/null || failed=1
 	[ -z "$ours" ] || rm -f $policy

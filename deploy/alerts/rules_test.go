@@ -295,3 +295,24 @@ func TestTheValuesAreTheDefaultsOfTheChart(t *testing.T) {
 		}
 	}
 }
+
+// Helm makes of the file what is tested here.
+func TestTheChartRendersTheRulesThatAreTested(t *testing.T) {
+	t.Parallel()
+	programs, err := filepath.Glob("../../.cache/bin/helm-v*")
+	if err != nil || len(programs) == 0 {
+		t.Fatalf("there is no helm in .cache/bin, %v: make test-deploy builds it", err)
+	}
+	out, err := exec.CommandContext(t.Context(), slices.Max(programs), "template", "namebridge", "../chart/namebridge", "--values", "../chart/namebridge/ci/minimal.yaml",
+		"--set", "monitoring.alerts.enabled=true,monitoring.runbookURL="+runbookURL, "--show-only", "templates/prometheusrule.yaml").Output()
+	if err != nil {
+		t.Fatalf("helm template: %v", err)
+	}
+	_, spec, _ := strings.Cut(string(out), "\nspec:\n")
+	plain := func(text string) string {
+		return strings.TrimSpace(regexp.MustCompile(`(?m)[ \t]+$`).ReplaceAllString(text, ""))
+	}
+	if got := plain(regexp.MustCompile(`(?m)^  `).ReplaceAllString(spec, "")); got != plain(render(t, usual)) {
+		t.Errorf("the chart renders other rules:\n%s", got)
+	}
+}
