@@ -69,7 +69,12 @@ func (w *world) joins(t *testing.T, prefix string, o simulator.Options) *simulat
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
+	t.Cleanup(func() {
+		_ = s.Close()
+		if t.Failed() {
+			t.Logf("%sBLN: foreign keys that are not what they were: %q; writes that were undone: %q", prefix, s.ForeignDamage(5), s.LostUpdates())
+		}
+	})
 	for name, value := range map[string]string{
 		"NAMECOACH_URL": s.NameCoachURL(), "NAMECOACH_TOKEN": s.Token(), "BLN_URL": s.BLNURL(), "BLN_ORGANIZATION_ID": fmt.Sprint(s.OrganizationID()),
 		"BLN_USERNAME": s.Username(), "BLN_PASSWORD": s.Password(),
@@ -104,9 +109,9 @@ func (w *world) live(t *testing.T, every time.Duration) (stop func()) {
 	return stop
 }
 
-// halts makes BLN lose what is not globex's at its next write.
+// halts makes BLN lose what is not globex's at its next writes.
 func (w *world) halts() {
-	w.globex.Change(func(o *simulator.Options) { o.DropForeignKeyOnPut = simulator.Tamper{At: 1} })
+	w.globex.Change(func(o *simulator.Options) { o.DropForeignKeyOnPut = simulator.Tamper{Every: 3} })
 }
 
 // resumes is what a person does about it.
