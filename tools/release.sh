@@ -11,11 +11,12 @@ fail() {
 	exit 1
 }
 
-[[ $version =~ ^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ ]] && [[ ! $version =~ (-dirty$|-[0-9]+-g[0-9a-f]+) ]] ||
+if [[ ! $version =~ ^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ || $version =~ -dirty$ ]]; then
 	fail "this checkout is version \"$version\", no release: commit everything, and check a tag v1.2.3 out"
+fi
 tools/release-notes.sh "$version" >/dev/null
 for file in oci/index.json sbom/index.json namebridge-linux-{amd64,arm64}.{tar,cdx.json} digests.json; do
-	[ -s $from/$file ] || fail "$from/$file is not there: make image"
+	[ -s "$from/$file" ] || fail "$from/$file is not there: make image"
 done
 grep -q "\"$version\"" $from/oci/index.json || fail "$from has another version than $version: make image"
 
