@@ -109,9 +109,9 @@ func (w *world) live(t *testing.T, every time.Duration) (stop func()) {
 	return stop
 }
 
-// halts makes BLN lose what is not globex's at its next writes.
+// halts makes BLN lose what is not globex's at its next write.
 func (w *world) halts() {
-	w.globex.Change(func(o *simulator.Options) { o.DropForeignKeyOnPut = simulator.Tamper{Every: 3} })
+	w.globex.Change(func(o *simulator.Options) { o.DropForeignKeyOnPut = simulator.Tamper{At: 1} })
 }
 
 // resumes is what a person does about it.

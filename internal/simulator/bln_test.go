@@ -428,10 +428,11 @@ func TestTheServerSpoilsForeignKeysWhereAsked(t *testing.T) {
 			t.Errorf("PUT %d: %s, foreign keys the same: %t", i+1, got, same)
 		}
 	}
-	// Before anybody has a foreign key, there is nothing to spoil: it is the next who has one.
+	// Before anybody has a foreign key that says something, there is nothing to spoil: it is the next who has one.
 	c = start(t, Options{DropForeignKeyOnPut: Tamper{At: 1}})
 	id = c.s.AddUser(NewUser{Username: "a"})
 	c.ok(c.put(id, `{"otherInfo":{"namecoach":null}}`))
+	c.ok(c.put(id, `{"otherInfo":{"namecoach":null,"z":null}}`))
 	c.ok(c.put(id, body))
 	if got := c.s.UserOtherInfo(id); got != `{"namecoach":null,"b":2}` {
 		t.Errorf("got %s", got)

@@ -431,7 +431,8 @@ func (e *exchange) tamper(kept *node) {
 			return ""
 		}
 		for _, m := range kept.members {
-			if m.key == t.Key || t.Key == "" && !slices.Contains(own, m.key) {
+			// Null says as much as nothing: without that key nothing is lost.
+			if m.value.kind != 'n' && (m.key == t.Key || t.Key == "" && !slices.Contains(own, m.key)) {
 				*done = true
 				return m.key
 			}

@@ -58,7 +58,8 @@ type Faults struct {
 	Hang time.Duration // 0 = reset at once
 }
 
-// Tamper makes the server spoil one foreign key of otherInfo while it carries out a PUT. The zero value never does.
+// Tamper makes the server spoil one foreign key of otherInfo while it carries out a PUT. The zero value never does. A key that is
+// null says as much as none, so it is no key here.
 type Tamper struct {
 	At    int    // the At-th PUT carried out; where that user has no such key, the next that has
 	Every int    // every Every-th PUT carried out, where that user has such a key
