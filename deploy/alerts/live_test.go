@@ -349,6 +349,9 @@ func nothingIsWrong(t *testing.T, program string) {
 		}
 	}
 	queried(t, s)
+	// Nor from rules that never speak.
+	s.namecoach.refuse(http.StatusUnauthorized, anything)
+	s.fires("NamebridgeSignInFailing")
 	t.Logf("%d changes, %v requests, %v writes in %v", n, s.value(`sum(namebridge_api_requests_total)`), s.value(`sum(namebridge_writes_total)`), ended.Sub(began).Round(time.Second))
 }
 
