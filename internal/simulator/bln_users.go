@@ -423,7 +423,7 @@ func (e *exchange) tamper(kept *node) {
 	e.s.mu.Lock()
 	defer e.s.mu.Unlock()
 	e.s.puts++
-	due := func(t Tamper, done *bool) string {
+	due := func(t Tamper, done *bool, null bool) string {
 		switch {
 		case t.Every > 0 && e.s.puts%t.Every == 0:
 		case t.At > 0 && e.s.puts >= t.At && !*done:
@@ -431,18 +431,17 @@ func (e *exchange) tamper(kept *node) {
 			return ""
 		}
 		for _, m := range kept.members {
-			// Null says as much as nothing: without that key nothing is lost.
-			if m.value.kind != 'n' && (m.key == t.Key || t.Key == "" && !slices.Contains(own, m.key)) {
+			if (null || m.value.kind != 'n') && (m.key == t.Key || t.Key == "" && !slices.Contains(own, m.key)) {
 				*done = true
 				return m.key
 			}
 		}
 		return ""
 	}
-	if key := due(e.o.DropForeignKeyOnPut, &e.s.dropped); key != "" {
+	if key := due(e.o.DropForeignKeyOnPut, &e.s.dropped, false); key != "" { // null says as much as nothing: without that key nothing is lost
 		kept.remove(key)
 	}
-	if key := due(e.o.ChangeForeignKeyOnPut, &e.s.changed); key != "" {
+	if key := due(e.o.ChangeForeignKeyOnPut, &e.s.changed, true); key != "" {
 		kept.set(key, node{kind: '"', text: "changed by the server", raw: `"changed by the server"`})
 	}
 }

@@ -59,7 +59,7 @@ type Faults struct {
 }
 
 // Tamper makes the server spoil one foreign key of otherInfo while it carries out a PUT. The zero value never does. A key that is
-// null says as much as none, so it is no key here.
+// null says as much as none, so it is not the one that is dropped.
 type Tamper struct {
 	At    int    // the At-th PUT carried out; where that user has no such key, the next that has
 	Every int    // every Every-th PUT carried out, where that user has such a key
