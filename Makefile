@@ -3,7 +3,7 @@
 GO       ?= go
 FUZZTIME ?= 1m
 
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+VERSION := $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null || echo development)
 COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 # The version comes from here and not from Go's own look at git, which refuses a checkout that is another user's.
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)"
@@ -11,6 +11,18 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -
 LINT_VERSION := $(shell sed -n 's|.*github.com/golangci/golangci-lint/v2 \(v[^ ]*\).*|\1|p' tools/go.mod)
 LINT         := .cache/bin/golangci-lint-$(LINT_VERSION)
 export GOLANGCI_LINT_CACHE := $(CURDIR)/.cache/golangci-lint
+
+# The tools of the chart's tests are built from source once, each in the version that its own go.mod pins.
+tool = .cache/bin/$(1)-$(shell sed -n 's|^[[:space:]]*$(2) \(v[^ ]*\).*|\1|p' tools/$(1)/go.mod)
+HELM        := $(call tool,helm,helm.sh/helm/v4)
+KUBECONFORM := $(call tool,kubeconform,github.com/yannh/kubeconform)
+KUSTOMIZE   := $(call tool,kustomize,sigs.k8s.io/kustomize/kustomize/v5)
+PODSECURITY := $(call tool,podsecurity,k8s.io/pod-security-admission)
+
+# The image is the same whoever builds it, so the compiler is named, too.
+IMAGE_GO := $(shell sed -n 's/^toolchain //p' tools/image/go.mod)
+# Where the source is to be found, for the image's label; there is no public address yet.
+IMAGE_SOURCE ?=
 
 .PHONY: help
 help: ## list the targets
@@ -28,6 +40,20 @@ demo: postgres build ## watch it at work, on a private database and simulated se
 .PHONY: test
 test: postgres ## every test, with the race detector; DATABASE_URL may name the server for the tests' databases
 	$(GO) test -race -parallel 4 ./... # many tests wait for leases and retries more than they compute
+
+.PHONY: image
+image: ## the container image for amd64 and arm64, into bin/image; no Docker needed
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} GOTOOLCHAIN=$(IMAGE_GO) $(GO) -C tools/image run . \
+		--source $(CURDIR) --output $(CURDIR)/bin/image --version "$(VERSION)" --commit "$(COMMIT)" --url "$(IMAGE_SOURCE)"
+
+.PHONY: test-deploy
+test-deploy: postgres prometheus $(HELM) $(KUBECONFORM) $(KUSTOMIZE) $(PODSECURITY) .cache/schemas ## chart, manifests, alerts and dashboards before a real Prometheus, image, the release before
+	PATH="$$PATH:$(CURDIR)/.cache/prometheus/usr/bin" $(GO) test -tags deploy -count=1 -timeout 15m ./deploy/... ./migrations # Go's cache does not see what helm reads
+	cd tools/image && PATH="$$PATH:$(CURDIR)/.cache/prometheus/usr/bin" GOTOOLCHAIN=$(IMAGE_GO) $(GO) test -timeout 20m ./...
+
+.PHONY: deploy-manifests
+deploy-manifests: $(HELM) ## write what is made from the chart: plain manifests, the table of its values
+	$(GO) test -tags deploy -count=1 -run Current ./deploy -update
 
 .PHONY: chaos
 chaos: postgres ## two replicas killed every few seconds for ten minutes, while both sides change and requests fail
@@ -63,12 +89,14 @@ $(LINT): tools/go.mod tools/go.sum
 	@touch $@
 
 .PHONY: generate
-generate: ## write the generated parts of the documentation
+generate: ## write the generated parts of the documentation, and the dashboards
 	$(GO) run ./internal/config/readme README.md
+	$(GO) run ./deploy/dashboards
 
 .PHONY: generated
 generated: ## check that they are the current ones
 	$(GO) run ./internal/config/readme -check README.md
+	$(GO) run ./deploy/dashboards -check
 
 .PHONY: modules
 modules: ## check go.mod, go.sum and what was downloaded
@@ -77,6 +105,29 @@ modules: ## check go.mod, go.sum and what was downloaded
 
 .PHONY: ci
 ci: modules generated build lint test ## what has to pass before a change is taken
+
+$(HELM): package := helm.sh/helm/v4/cmd/helm
+$(KUBECONFORM): package := github.com/yannh/kubeconform/cmd/kubeconform
+$(KUSTOMIZE): package := sigs.k8s.io/kustomize/kustomize/v5
+$(PODSECURITY): package := .
+$(HELM): tools/helm/go.mod tools/helm/go.sum
+$(KUBECONFORM): tools/kubeconform/go.mod tools/kubeconform/go.sum
+$(KUSTOMIZE): tools/kustomize/go.mod tools/kustomize/go.sum
+$(PODSECURITY): tools/podsecurity/go.mod tools/podsecurity/go.sum tools/podsecurity/main.go
+$(HELM) $(KUBECONFORM) $(KUSTOMIZE) $(PODSECURITY):
+	@echo "$(@F): building it, once; helm takes some minutes"
+	@mkdir -p $(@D)
+	@cd $(<D) && $(GO) build -trimpath -ldflags "-s -w" -o ../../$@ $(package)
+	@touch $@
+
+# The schemas of the kinds that the chart has, from what Kubernetes and the Prometheus operator publish.
+.cache/schemas: tools/kubeconform/schemas/main.go
+	@cd tools/kubeconform && $(GO) run ./schemas ../../$@
+	@touch $@
+
+.PHONY: prometheus
+prometheus: ## find a Prometheus, or get one
+	@tools/prometheus.sh
 
 .PHONY: postgres
 postgres: ## find a Postgres, or get one
