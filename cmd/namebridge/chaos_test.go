@@ -525,8 +525,12 @@ func (u tumult) carriedOver(t *testing.T, p *place, w *watch) {
 			t.Errorf("%s: %s", what, one)
 		}
 	}
-	if wrong := p.Mismatches(1, u.gone); len(wrong) > 0 {
-		p.tell(t, wrong[0], w)
+	for _, wrong := range p.Mismatches(1, u.gone) {
+		var id int64
+		if _, err := fmt.Sscanf(wrong, "user %d", &id); err != nil {
+			t.Fatal(err)
+		}
+		p.tell(t, id, w)
 	}
 	// Statements that count what must not be there.
 	for what, statement := range map[string]string{
@@ -580,17 +584,14 @@ func (u tumult) carriedOver(t *testing.T, p *place, w *watch) {
 	for _, user := range p.Users() {
 		if carried[user.ID] != known[user.ID] {
 			t.Errorf("user %d: %d writes were carried out, %d are known", user.ID, carried[user.ID], known[user.ID])
+			p.tell(t, user.ID, w)
 		}
 	}
 }
 
-// tell says what is known of the user whom a text names.
-func (p *place) tell(t *testing.T, text string, w *watch) {
+// tell says what is known of a user.
+func (p *place) tell(t *testing.T, id int64, w *watch) {
 	t.Helper()
-	var id int64
-	if _, err := fmt.Sscanf(text, "user %d", &id); err != nil {
-		t.Fatal(err)
-	}
 	for _, c := range w.all {
 		if c.User == id || slices.Contains(c.Users, id) {
 			t.Log(c.At.Format(time.TimeOnly), c)
@@ -599,6 +600,11 @@ func (p *place) tell(t *testing.T, text string, w *watch) {
 	for _, row := range p.Participants() {
 		if row.For == id {
 			t.Logf("on NameCoach: %+v", row)
+		}
+	}
+	for _, write := range p.Writes() {
+		if write.User == id {
+			t.Logf("carried out: %+v", write)
 		}
 	}
 	rows, err := p.connect(t).Query(t.Context(), `SELECT to_jsonb(p)::text FROM participants p JOIN links l USING (bridge, person) WHERE l.user_id = $1
