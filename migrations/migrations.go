@@ -7,6 +7,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -24,6 +25,19 @@ type Status struct {
 	Version int64  `json:"version"`
 	Name    string `json:"name"`
 	Applied bool   `json:"applied"`
+	Unknown bool   `json:"unknown,omitempty"` // a newer program has made it: of those only the newest is told
+}
+
+// Newest is the newest migration that this program knows.
+func Newest() int64 {
+	newest := int64(queueMigration)
+	names, _ := fs.Glob(files, "*.sql") // the pattern is right
+	for _, name := range names {
+		if v, err := goose.NumericComponent(name); err == nil { // goose itself refuses any other name
+			newest = max(newest, v)
+		}
+	}
+	return newest
 }
 
 // Up brings the database at url to the newest schema. Processes that migrate at once wait for each other on an
@@ -43,7 +57,7 @@ func Down(ctx context.Context, url string, version int64) error {
 	})
 }
 
-// List says of each migration, in order, whether the database at url has it. It changes nothing.
+// List says of each migration, in order, whether the database at url has it, and names what only a newer program knows. It changes nothing.
 func List(ctx context.Context, url string) ([]Status, error) {
 	var out []Status
 	err := with(url, func(p *goose.Provider) error {
@@ -54,6 +68,13 @@ func List(ctx context.Context, url string) ([]Status, error) {
 				name = queueName
 			}
 			out = append(out, Status{Version: m.Source.Version, Name: name, Applied: m.State == goose.StateApplied})
+		}
+		if err != nil {
+			return err
+		}
+		has, err := p.GetDBVersion(ctx)
+		if has > Newest() {
+			out = append(out, Status{Version: has, Name: fmt.Sprintf("%05d", has), Applied: true, Unknown: true})
 		}
 		return err
 	})

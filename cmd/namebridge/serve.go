@@ -77,7 +77,6 @@ type service struct {
 // work is what needs the database.
 type work struct {
 	db      *pgxpool.Pool
-	schema  int64                // the newest migration that there was when the work began
 	daemons []*bridgesync.Daemon // of the bridges, in their order
 }
 
@@ -159,7 +158,10 @@ func (s *service) keep(ctx context.Context, cfg *config.Config, stopServer func(
 	if !s.tell("  %-10s ready, schema %d", "database", schema) {
 		s.log.Info("the database is ready", "schema", schema)
 	}
-	w := &work{db: db, schema: schema}
+	if newest := migrations.Newest(); schema > newest {
+		s.log.Warn("the database has a newer schema than this program knows: it works on it, and knows nothing of what is new", "schema", schema, "known", newest)
+	}
+	w := &work{db: db}
 	for _, b := range s.bridges {
 		b.DB = db
 		w.daemons = append(w.daemons, bridgesync.NewDaemon(b))
@@ -354,8 +356,8 @@ func (s *service) ready(ctx context.Context) error {
 	switch version, err := migrations.Version(ctx, w.db); {
 	case err != nil:
 		return fmt.Errorf("%w: %w", reason("the database does not answer as it should"), err)
-	case version < w.schema:
-		return fmt.Errorf("%w: it has version %d, needed is %d", reason("the database has an older schema than this program needs"), version, w.schema)
+	case version < migrations.Newest():
+		return fmt.Errorf("%w: it has version %d, needed is %d", reason("the database has an older schema than this program needs"), version, migrations.Newest())
 	}
 	served := false
 	for i, d := range w.daemons {

@@ -24,6 +24,7 @@ import (
 	"namebridge/internal/postgres"
 	"namebridge/internal/postgres/testdb"
 	"namebridge/internal/simulator"
+	"namebridge/migrations"
 )
 
 // within is how long something may take to come about that takes a second or two on an idle machine.
@@ -625,4 +626,33 @@ func TestTimesToComeAreWrittenAsPeopleSayThem(t *testing.T) {
 			t.Errorf("%s is at %s, want %s", listening, got, want)
 		}
 	}
+}
+
+// After a rollback the database has what only the newer program knows.
+func TestAProgramOlderThanItsDatabaseServesItAndSaysSo(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{Seed: 9, Users: 30}).lively(nil)
+	p.exec(t, `ALTER TABLE runs ADD COLUMN tomorrow text`)
+	p.exec(t, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, true)`)
+	d := p.serve(t)
+	p.right(t)
+	d.answers(t, "/readyz", 200, "ok")
+	const said = "the database has a newer schema than this program knows: it works on it, and knows nothing of what is new"
+	if lines := d.lines(said); len(lines) != 1 || lines[0]["schema"] != 99.0 || lines[0]["known"] != float64(migrations.Newest()) {
+		t.Errorf("it says %v", lines)
+	}
+	// Somebody restores the schema that this program has itself: that is what it needs.
+	p.exec(t, `DELETE FROM goose_db_version WHERE version_id = 99`)
+	d.answers(t, "/readyz", 200, "ok")
+	p.exec(t, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, true)`)
+	p.run(t, "migrate", "status").ends(t, 0).tellsOut(t, "applied  00003_river", "applied  00099, by a newer program")
+	all := p.run(t, "migrate", "status", "-o", "json").ends(t, 0).object(t)["migrations"].([]any)
+	for i, m := range all {
+		if unknown := m.(map[string]any)["unknown"]; (unknown == true) != (i == len(all)-1) {
+			t.Errorf("%v", m)
+		}
+	}
+	p.run(t, "doctor").tellsOut(t, "an older program on a newer schema: the database is at version 99, this program knows "+fmt.Sprint(migrations.Newest()))
+	p.exec(t, `DELETE FROM goose_db_version WHERE version_id IN (99, $1)`, migrations.Newest())
+	d.answers(t, "/readyz", 503, "older schema than this program needs")
 }

@@ -114,6 +114,9 @@ With DATABASE_URL=embedded the data is in $XDG_DATA_HOME/namebridge; without XDG
 			if m.Applied {
 				word = "applied"
 			}
+			if m.Unknown {
+				m.Name += ", by a newer program: this one works on it, and knows nothing of what is new"
+			}
 			if _, err := fmt.Fprintf(a.stdout, "  %-8s %s\n", word, m.Name); err != nil {
 				return err
 			}

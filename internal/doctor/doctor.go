@@ -208,7 +208,9 @@ func (e *examination) clock(bridge, whose string, offset time.Duration, means st
 func known(ctx context.Context, url string) (newest int64, pending int, err error) {
 	all, err := migrations.List(ctx, url)
 	for _, m := range all {
-		newest = max(newest, m.Version)
+		if !m.Unknown {
+			newest = max(newest, m.Version)
+		}
 		if !m.Applied {
 			pending++
 		}
