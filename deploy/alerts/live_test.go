@@ -101,8 +101,7 @@ var troubles = []trouble{
 			}, fires: []string{"NamebridgeSignInFailing"}},
 			{do: func(s *site) { // the right password comes with a new process
 				s.bln.refuse(0, nil)
-				s.stop(s.slots[0])
-				s.start(s.slots[0])
+				s.replace(0)
 			}, clears: []string{"NamebridgeSignInFailing"}},
 		},
 	},
@@ -281,6 +280,7 @@ func TestEachAlertIsRaisedByWhatItIsAboutAndEndsWithIt(t *testing.T) {
 			}
 			s := newSite(t, program, max(trouble.replicas, 1), faster(render(t, v), factor, mostHold, mostRange), trouble.options, trouble.env)
 			s.settled()
+			calm := time.Now()
 			for _, step := range trouble.steps {
 				began := time.Now()
 				step.do(s)
@@ -292,12 +292,31 @@ func TestEachAlertIsRaisedByWhatItIsAboutAndEndsWithIt(t *testing.T) {
 				}
 				t.Logf("fires %v, clears %v: after %v", step.fires, step.clears, time.Since(began).Round(time.Second))
 			}
+			s.nobodyElseIsWoken(trouble, calm)
 		})
 	}
 	t.Run("nothing is wrong for an hour", func(t *testing.T) {
 		t.Parallel()
 		nothingIsWrong(t, program)
 	})
+}
+
+// nobodyElseIsWoken checks that of all the pages there are those only that the trouble is to raise: one cause wakes people once.
+func (s *site) nobodyElseIsWoken(by trouble, since time.Time) {
+	s.t.Helper()
+	var expected []string
+	for _, step := range by.steps {
+		expected = append(expected, step.fires...)
+	}
+	paged, err := s.QueryRange(s.t.Context(), `count by (alertname) (ALERTS{alertstate="firing", severity="page"})`, since, time.Now(), time.Second)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, p := range paged {
+		if !slices.Contains(expected, p.Labels["alertname"]) {
+			s.t.Errorf("%s woke somebody, too", p.Labels["alertname"])
+		}
+	}
 }
 
 // nothingIsWrong is an hour in a minute: people change, one replica is replaced by another, a request fails now and then; and nobody is told.
@@ -355,18 +374,20 @@ func nothingIsWrong(t *testing.T, program string) {
 	t.Logf("%d changes, %v requests, %v writes in %v", n, s.value(`sum(namebridge_api_requests_total)`), s.value(`sum(namebridge_writes_total)`), ended.Sub(began).Round(time.Second))
 }
 
-// replace puts another replica in the place of one, under another name, as an upgrade does.
+// replace starts another replica, under another name, before it stops one, as an upgrade does.
 func (s *site) replace(i int) {
 	s.t.Helper()
 	old := s.slots[i]
 	s.slots[i] = newSlot(s.t)
 	s.start(s.slots[i])
-	var addresses []string
+	addresses := []string{old.address}
 	for _, slot := range s.slots {
 		addresses = append(addresses, slot.address)
 	}
 	s.Scrape(s.t, addresses...)
+	s.until("the new replica is seen", `namebridge_database_up{instance="`+s.slots[i].address+`"}`)
 	s.stop(old)
+	s.Scrape(s.t, addresses[1:]...)
 }
 
 // Each alert of the file is raised by something above.

@@ -235,6 +235,7 @@ func (s *site) settled() {
 		return nil
 	})
 	s.until("the first collect and the first sweep are known to be done", `namebridge_last_success_timestamp_seconds{kind="sweep"} and ignoring (kind) namebridge_last_success_timestamp_seconds{kind="collect"}`)
+	s.clears("NamebridgeDown") // it had nobody to ask, and said so
 }
 
 // alert is one that Prometheus' API tells.
