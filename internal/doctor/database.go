@@ -165,6 +165,10 @@ func (e *examination) server(ctx context.Context, pool *pgxpool.Pool, _ string) 
 		e.found(Warning, "", Database, "it takes "+length(nearest)+" to ask the database anything",
 			"run namebridge in the same network as its database")
 	}
+	if unencrypted(&pool.Config().ConnConfig.Config) {
+		e.found(Warning, "", Database, "the way to the database need not be encrypted: whoever is in the network between can read the password and people's data",
+			"add ?sslmode=verify-full to DATABASE_URL, with &sslrootcert=FILE where its certificate is not a public one's; require where nobody can come between")
+	}
 	if encoding != "UTF8" {
 		e.found(Problem, "", Database, "the database has the encoding "+encoding+": names in other letters cannot be stored",
 			"make a new one: createdb --encoding UTF8 --template template0")
@@ -193,6 +197,20 @@ func (e *examination) server(ctx context.Context, pool *pgxpool.Pool, _ string) 
 		}
 	}
 	return nil
+}
+
+// unencrypted says whether passwords and people's data may go over a network as they are: also where encryption is only preferred, since whoever
+// is in between can refuse that.
+func unencrypted(c *pgconn.Config) bool {
+	if c.TLSConfig == nil && remote(c.Host) {
+		return true
+	}
+	return slices.ContainsFunc(c.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.TLSConfig == nil && remote(f.Host) })
+}
+
+// remote hosts are neither this machine nor a socket in its file system.
+func remote(host string) bool {
+	return !strings.HasPrefix(host, "/") && !strings.EqualFold(host, "localhost") && !net.ParseIP(host).IsLoopback()
 }
 
 func (e *examination) serverVersion(number int, version string, nearest time.Duration) {

@@ -108,3 +108,30 @@ func TestANameOfAServerFillsOneLine(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// Encryption that is only preferred protects from nobody who can act: it can be refused on the way.
+func TestAPasswordThatMayGoOverANetworkAsItIsIsToldOf(t *testing.T) {
+	t.Setenv("PGSSLMODE", "")
+	for url, want := range map[string]bool{
+		"postgres://u:p@db.example/x":                                   true,
+		"postgres://u:p@db.example/x?sslmode=prefer":                    true,
+		"postgres://u:p@db.example/x?sslmode=allow":                     true,
+		"postgres://u:p@db.example/x?sslmode=disable":                   true,
+		"postgres://u:p@db.example/x?sslmode=require":                   false,
+		"postgres://u:p@db.example/x?sslmode=verify-full":               false,
+		"postgres://u:p@localhost,db.example/x":                         true,
+		"postgres://u:p@127.0.0.1,[::1]:5433/x":                         false,
+		"postgres://u:p@localhost/x":                                    false,
+		"postgres:///x?host=/var/run/postgresql&user=u":                 false,
+		"postgres://u:p@db.example,other.example/x?sslmode=verify-full": false,
+		"postgres://u:p@db.example,other.example/x?sslmode=disable":     true,
+	} {
+		c, err := pgconn.ParseConfig(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := unencrypted(c); got != want {
+			t.Errorf("%s: %t", url, got)
+		}
+	}
+}
