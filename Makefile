@@ -18,6 +18,7 @@ HELM        := $(call tool,helm,helm.sh/helm/v4)
 KUBECONFORM := $(call tool,kubeconform,github.com/yannh/kubeconform)
 KUSTOMIZE   := $(call tool,kustomize,sigs.k8s.io/kustomize/kustomize/v5)
 PODSECURITY := $(call tool,podsecurity,k8s.io/pod-security-admission)
+GOVULNCHECK := $(call tool,govulncheck,golang.org/x/vuln)
 
 # The image is the same whoever builds it, so the compiler is named, too.
 IMAGE_GO := $(shell sed -n 's/^toolchain //p' tools/image/go.mod)
@@ -49,6 +50,7 @@ image: ## the container image for amd64 and arm64, into bin/image; no Docker nee
 .PHONY: test-deploy
 test-deploy: postgres prometheus $(HELM) $(KUBECONFORM) $(KUSTOMIZE) $(PODSECURITY) .cache/schemas ## chart, manifests, alerts and dashboards before a real Prometheus, image, the release before
 	PATH="$$PATH:$(CURDIR)/.cache/prometheus/usr/bin" $(GO) test -tags deploy -count=1 -timeout 15m ./deploy/... ./migrations # Go's cache does not see what helm reads
+	$(GO) -C tools/licenses test ./...
 	cd tools/image && PATH="$$PATH:$(CURDIR)/.cache/prometheus/usr/bin" GOTOOLCHAIN=$(IMAGE_GO) $(GO) test -timeout 20m ./...
 
 .PHONY: deploy-manifests
@@ -92,6 +94,7 @@ $(LINT): tools/go.mod tools/go.sum
 generate: ## write the generated parts of the documentation, and the dashboards
 	$(GO) run ./internal/config/readme README.md
 	$(GO) run ./deploy/dashboards
+	$(GO) -C tools/licenses run . -source $(CURDIR)
 
 .PHONY: generated
 generated: ## check that they are the current ones
@@ -103,18 +106,32 @@ modules: ## check go.mod, go.sum and what was downloaded
 	$(GO) mod tidy -diff
 	$(GO) mod verify
 
+.PHONY: licenses
+licenses: ## that everything linked in may be given on, and that docs/licenses.md is current
+	@$(GO) -C tools/licenses run . -source $(CURDIR) -check
+
+.PHONY: vulnerabilities
+vulnerabilities: $(GOVULNCHECK) ## known vulnerabilities in what is called; asks vuln.go.dev, so it is no part of ci
+	@GOTOOLCHAIN=$(IMAGE_GO) $(GOVULNCHECK) ./... || { code=$$?; [ $$code = 3 ] || echo "vulnerabilities: nothing was looked at; it needs https://vuln.go.dev" >&2; exit $$code; }
+
+.PHONY: release
+release: image $(HELM) ## what a release consists of, into bin/release; at its tag only
+	@tools/release.sh "$(VERSION)" $(HELM)
+
 .PHONY: ci
-ci: modules generated build lint test ## what has to pass before a change is taken
+ci: modules licenses generated build lint test ## what has to pass before a change is taken
 
 $(HELM): package := helm.sh/helm/v4/cmd/helm
 $(KUBECONFORM): package := github.com/yannh/kubeconform/cmd/kubeconform
 $(KUSTOMIZE): package := sigs.k8s.io/kustomize/kustomize/v5
 $(PODSECURITY): package := .
+$(GOVULNCHECK): package := golang.org/x/vuln/cmd/govulncheck
 $(HELM): tools/helm/go.mod tools/helm/go.sum
 $(KUBECONFORM): tools/kubeconform/go.mod tools/kubeconform/go.sum
 $(KUSTOMIZE): tools/kustomize/go.mod tools/kustomize/go.sum
 $(PODSECURITY): tools/podsecurity/go.mod tools/podsecurity/go.sum tools/podsecurity/main.go
-$(HELM) $(KUBECONFORM) $(KUSTOMIZE) $(PODSECURITY):
+$(GOVULNCHECK): tools/govulncheck/go.mod tools/govulncheck/go.sum
+$(HELM) $(KUBECONFORM) $(KUSTOMIZE) $(PODSECURITY) $(GOVULNCHECK):
 	@echo "$(@F): building it, once; helm takes some minutes"
 	@mkdir -p $(@D)
 	@cd $(<D) && $(GO) build -trimpath -ldflags "-s -w" -o ../../$@ $(package)
