@@ -25,6 +25,8 @@ IMAGE_GO := $(shell sed -n 's/^toolchain //p' tools/image/go.mod)
 # Where the source is to be found, for the image's label; there is no public address yet.
 IMAGE_SOURCE ?=
 
+ADDRESS ?= 127.0.0.1:8080
+
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +48,11 @@ test: postgres ## every test, with the race detector; DATABASE_URL may name the 
 image: ## the container image for amd64 and arm64, into bin/image; no Docker needed
 	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} GOTOOLCHAIN=$(IMAGE_GO) $(GO) -C tools/image run . \
 		--source $(CURDIR) --output $(CURDIR)/bin/image --version "$(VERSION)" --commit "$(COMMIT)" --url "$(IMAGE_SOURCE)"
+
+.PHONY: dashboard
+dashboard: prometheus ## both dashboards in the browser, of a daemon at ADDRESS=127.0.0.1:8080, without Grafana
+	@$(GO) build -o .cache/bin/dashboards ./deploy/dashboards # go run says 1 at Ctrl-C
+	@PATH="$$PATH:$(CURDIR)/.cache/prometheus/usr/bin" .cache/bin/dashboards -watch $(ADDRESS)
 
 .PHONY: test-deploy
 test-deploy: postgres prometheus $(HELM) $(KUBECONFORM) $(KUSTOMIZE) $(PODSECURITY) .cache/schemas ## chart, manifests, alerts and dashboards before a real Prometheus, image, the release before

@@ -141,9 +141,11 @@ func (d *demo) invite(s *serving, environment string) {
     namebridge doctor       whether anything stands in its way
     tail -f %[5]s
 
-  %[6]s
+    make dashboard ADDRESS=%[6]s   the dashboards, in the browser
 
-`, collectEvery.Seconds(), d.sweepEvery().Seconds(), s.http, environment, s.log, d.paint(bold, ends))
+  %[7]s
+
+`, collectEvery.Seconds(), d.sweepEvery().Seconds(), s.http, environment, s.log, strings.TrimPrefix(s.http, "http://"), d.paint(bold, ends))
 }
 
 // watch lets people change and says what arrives. Its error is that serve has ended.

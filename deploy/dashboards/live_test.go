@@ -12,6 +12,8 @@ import (
 	"image/png"
 	"maps"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,31 +39,18 @@ var observation = httpapi.Observation{API: "namecoach", Endpoint: "participants.
 // within is how long something may take to come about that takes some seconds on an idle machine.
 const within = 3 * time.Minute
 
-// chosen are the variables as they stand in Grafana when a dashboard is opened without any choice, but for the bridge.
-func chosen(bridge string) map[string]string {
-	return map[string]string{"datasource": "prometheus", "namespace": ".*", "bridge": bridge}
-}
-
-// answers asks all that a dashboard asks, and gives the queries without a number in their answer.
+// answers is what a dashboard shows, and the queries without a number in their answer.
 func (w *world) answers(t *testing.T, d grafana.Dashboard, bridge string, from, to time.Time, scrape time.Duration) (all picture.Answers, empty []string) {
 	t.Helper()
-	all = picture.Answers{}
+	all, err := answers(t.Context(), w.Prometheus, d, bridge, from, to, scrape)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, p := range d.Panels {
-		for _, q := range p.Ask(chosen(bridge), from, to, scrape) {
-			var series []promtest.Series
-			var err error
-			if q.Instant {
-				series, err = w.Query(t.Context(), q.Expr, q.To)
-			} else {
-				series, err = w.QueryRange(t.Context(), q.Expr, q.From, q.To, q.Step)
-			}
-			if err != nil {
-				t.Fatalf("%s, %s: %v", d.Title, p.Title, err)
-			}
+		for i, series := range all[p.ID] {
 			if !tells(series) {
-				empty = append(empty, fmt.Sprintf("%s, %s: %s", d.Title, p.Title, q.Expr))
+				empty = append(empty, fmt.Sprintf("%s, %s: %s", d.Title, p.Title, p.Targets[i].Expr))
 			}
-			all[p.ID] = append(all[p.ID], series)
 		}
 	}
 	return all, empty
@@ -154,6 +143,24 @@ func TestEveryQueryOfEveryPanelHasDataOfARealDaemon(t *testing.T) {
 	series, err := w.Query(t.Context(), dashboards["fleet.json"].Panels[len(dashboards["fleet.json"].Panels)-2].Ask(chosen(""), w.began, time.Now(), time.Second)[0].Expr, time.Now())
 	if err != nil || len(series) != 1 || series[0].Samples[0].Value != 2 {
 		t.Errorf("replicas: %v, %v, want 2 of one version", series, err)
+	}
+	w.canBeSeenWithoutGrafana(t)
+}
+
+// Who has no Grafana at hand sees the same, of the bridge that the address names.
+func (w *world) canBeSeenWithoutGrafana(t *testing.T) {
+	t.Helper()
+	handler, err := pages(w.Prometheus, folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{"/fleet": "globex", "/bridge?bridge=acme": "acme"} {
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, http.NoBody))
+		page := answer.Body.String()
+		if answer.Code != http.StatusOK || !strings.Contains(page, want) || !strings.Contains(page, "writing") {
+			t.Errorf("%s: %d\n%s", path, answer.Code, page)
+		}
 	}
 }
 

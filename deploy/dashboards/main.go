@@ -1,26 +1,40 @@
-// Command dashboards writes the Grafana dashboards into the chart; with -check it only says whether they are there.
+// Command dashboards writes the Grafana dashboards into the chart; with -check it only says whether they are there. With -watch it shows them
+// in the browser, for those who have no Grafana at hand.
 package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"strings"
+	"syscall"
 
 	"namebridge/deploy/dashboards/grafana"
 )
 
 func main() {
 	check := flag.Bool("check", false, "change nothing; fail where a file is not the current one")
-	folder := flag.String("to", "deploy/chart/namebridge/files/dashboards", "the folder to write to")
+	folder := flag.String("to", "deploy/chart/namebridge/files/dashboards", "the folder of the dashboards")
+	daemons := flag.String("watch", "", "write nothing: show the dashboards of the daemons at these addresses (host:port, with commas) in the browser; starts a Prometheus for that")
 	flag.Parse()
 	if flag.NArg() != 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(*folder, *check); err != nil {
+	err := func() error {
+		if *daemons == "" {
+			return run(*folder, *check)
+		}
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		return watch(ctx, *folder, strings.Split(*daemons, ","))
+	}()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "dashboards:", err)
 		os.Exit(1)
 	}

@@ -211,7 +211,7 @@ func drawGraph(p grafana.Panel, all []line, f frame) string {
 	}
 	begin, span := float64(f.from.Unix()), f.to.Sub(f.from).Seconds()
 	x := func(at float64) float64 { return left + (at-begin)/span*(f.width-left-right) }
-	y := func(v float64) float64 { return top + (high-v)/(high-low)*(f.height-top-bottom) }
+	y := func(v float64) float64 { return top + (high-max(v, low))/(high-low)*(f.height-top-bottom) }
 
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg width="%.0f" height="%.0f">`, f.width, f.height)

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"namebridge/deploy/dashboards/grafana"
+	"namebridge/deploy/dashboards/picture"
+	"namebridge/internal/promtest"
+)
+
+const (
+	scrapeEvery = 2 * time.Second
+	drawEvery   = 5 * time.Second
+	// shown is how far back the pages look.
+	shown = 15 * time.Minute
+)
+
+// chosen are the variables as they stand in Grafana when a dashboard is opened without any choice, but for the bridge.
+func chosen(bridge string) map[string]string {
+	return map[string]string{"datasource": "prometheus", "namespace": ".*", "bridge": bridge}
+}
+
+// answers asks all that a dashboard asks.
+func answers(ctx context.Context, p *promtest.Prometheus, d grafana.Dashboard, bridge string, from, to time.Time, scrape time.Duration) (picture.Answers, error) {
+	all := picture.Answers{}
+	for _, panel := range d.Panels {
+		for _, q := range panel.Ask(chosen(bridge), from, to, scrape) {
+			var series []promtest.Series
+			var err error
+			if q.Instant {
+				series, err = p.Query(ctx, q.Expr, q.To)
+			} else {
+				series, err = p.QueryRange(ctx, q.Expr, q.From, q.To, q.Step)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("%s, %s: %w", d.Title, panel.Title, err)
+			}
+			all[panel.ID] = append(all[panel.ID], series)
+		}
+	}
+	return all, nil
+}
+
+// pages shows the dashboards of a folder, drawn anew for each look.
+func pages(p *promtest.Prometheus, folder string) (http.Handler, error) {
+	mux, began := http.NewServeMux(), time.Now()
+	mux.Handle("GET /{$}", http.RedirectHandler("/fleet", http.StatusFound))
+	for name, other := range map[string]string{"fleet": "bridge", "bridge": "fleet"} {
+		d, err := grafana.Read(filepath.Join(folder, name+".json"))
+		if err != nil {
+			return nil, err
+		}
+		mux.HandleFunc("GET /"+name, func(w http.ResponseWriter, r *http.Request) {
+			to := time.Now()
+			from := to.Add(-min(shown, max(to.Sub(began), time.Minute)))
+			bridge := cmp.Or(r.FormValue("bridge"), "default")
+			all, err := answers(r.Context(), p, d, bridge, from, to, scrapeEvery)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadGateway)
+				return
+			}
+			page, _, _ := picture.Page(d, all, chosen(bridge), from, to)
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			w.Header().Set("Refresh", fmt.Sprint(int(drawEvery.Seconds())))
+			fmt.Fprintf(w, `%s<a style="position:absolute;top:18px;right:230px;color:#6e9fff" href="/%s">%[2]s</a>`, page, other)
+		})
+	}
+	return mux, nil
+}
+
+// watch starts a Prometheus that scrapes daemons, and shows the dashboards of a folder until ctx ends.
+func watch(ctx context.Context, folder string, daemons []string) error {
+	c := &command{ctx: ctx}
+	defer c.end()
+	p := promtest.Start(c, promtest.Options{Every: scrapeEvery})
+	p.Scrape(c, daemons...)
+	handler, err := pages(p, folder)
+	if err != nil {
+		return err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	fmt.Printf("Prometheus     %s   asks %s every %v\nall bridges    http://%s/fleet\none bridge     http://%[4]s/bridge?bridge=default\nThe pages are drawn anew every %v, from what Grafana would read. Ctrl-C ends it.\n",
+		p.URL, strings.Join(daemons, ", "), scrapeEvery, listener.Addr(), drawEvery)
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// command stands in for a test: what is begun for it ends with it.
+type command struct {
+	ctx      context.Context
+	cleanups []func()
+	failed   bool
+}
+
+var _ promtest.T = (*command)(nil)
+
+func (c *command) end() {
+	for _, do := range slices.Backward(c.cleanups) {
+		do()
+	}
+}
+
+func (c *command) Helper()                  {}
+func (c *command) Context() context.Context { return c.ctx }
+func (c *command) Cleanup(do func())        { c.cleanups = append(c.cleanups, do) }
+func (c *command) Failed() bool             { return c.failed }
+
+func (c *command) TempDir() string {
+	folder, err := os.MkdirTemp("", "dashboards")
+	if err != nil {
+		c.Fatal(err)
+	}
+	c.Cleanup(func() { _ = os.RemoveAll(folder) })
+	return folder
+}
+
+func (c *command) Logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+
+func (c *command) Errorf(format string, args ...any) {
+	c.failed = true
+	c.Logf(format, args...)
+}
+
+func (c *command) Fatal(args ...any) {
+	c.Errorf("%s", fmt.Sprint(args...))
+	c.end()
+	os.Exit(1)
+}
+
+func (c *command) Fatalf(format string, args ...any) { c.Fatal(fmt.Sprintf(format, args...)) }
