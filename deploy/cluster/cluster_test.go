@@ -20,8 +20,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -382,6 +384,10 @@ func (c *cluster) command(ctx context.Context, input, name string, args ...strin
 	command.Env, command.Stdin = c.environment(), strings.NewReader(input)
 	var output, problems bytes.Buffer
 	command.Stdout, command.Stderr = &output, &problems
+	command.SysProcAttr = new(syscall.SysProcAttr)
+	endWithParent(command.SysProcAttr)
+	runtime.LockOSThread() // what the kernel calls the parent
+	defer runtime.UnlockOSThread()
 	if err := command.Run(); err != nil {
 		return output.String(), fmt.Errorf("%s %s: %w\n%s%s", name, strings.Join(args, " "), err, output.String(), problems.String())
 	}
