@@ -3,7 +3,8 @@
 GO       ?= go
 FUZZTIME ?= 1m
 
-VERSION := $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null || echo development)
+# A tag v1.2.3 is version 1.2.3, for the program, the image and the chart.
+VERSION := $(patsubst v%,%,$(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null || echo development))
 COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 # The version comes from here and not from Go's own look at git, which refuses a checkout that is another user's.
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)"

@@ -11,7 +11,7 @@ fail() {
 	exit 1
 }
 
-if [[ ! $version =~ ^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ || $version =~ -dirty$ ]]; then
+if [[ ! $version =~ ^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ || $version =~ -dirty$ ]]; then
 	fail "this checkout is version \"$version\", no release: commit everything, and check a tag v1.2.3 out"
 fi
 tools/release-notes.sh "$version" >/dev/null
