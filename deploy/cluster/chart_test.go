@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,7 +61,12 @@ type release struct {
 	before          []string // what was in the namespace
 }
 
-func newRelease(t *testing.T, namespaceName string) *release {
+func newRelease(t *testing.T, what string) *release {
+	t.Helper()
+	return newReleaseIn(t, what+"-"+strings.ToLower(rand.Text()[:6])) // a test may run several times
+}
+
+func newReleaseIn(t *testing.T, namespaceName string) *release {
 	t.Helper()
 	r := &release{t: t, namespace: namespace(t, namespaceName), name: "namebridge"}
 	r.before = r.inventory()
@@ -261,7 +267,7 @@ func (r *release) endpoints() {
 // A server that takes everything would prove nothing.
 func TestTheServerRefusesWhatKubernetesDoesNotKnow(t *testing.T) {
 	t.Parallel()
-	ns := namespace(t, "typing-errors")
+	ns := newRelease(t, "typing-errors").namespace
 	manifests, err := shared.command(t.Context(), "", "helm", "template", "namebridge", chart, "--namespace", ns, "--values", chart+"/ci/everything.yaml", "--skip-tests")
 	if err != nil {
 		t.Fatal(err)

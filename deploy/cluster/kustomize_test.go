@@ -14,7 +14,7 @@ import (
 
 func TestThePlainManifestsAreTakenAndFollowTheirVariables(t *testing.T) {
 	t.Parallel()
-	r := newRelease(t, "people") // as the overlay has it
+	r := newReleaseIn(t, "people") // as the overlay has it
 	folder := filepath.Join(t.TempDir(), "kustomize")
 	if err := os.CopyFS(folder, os.DirFS(checkout+"/deploy/kustomize")); err != nil {
 		t.Fatal(err)
@@ -79,4 +79,7 @@ func TestThePlainManifestsAreTakenAndFollowTheirVariables(t *testing.T) {
 		}
 		return nil
 	})
+	if _, err := shared.command(t.Context(), "", "kubectl", "delete", "namespace", r.namespace); err != nil {
+		t.Error(err) // in which the test may run again
+	}
 }

@@ -83,7 +83,7 @@ func newSite(t *testing.T, namespace string, o simulator.Options) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.kubelet = newKubelet(t, namespace, file)
+	s.kubelet = newKubelet(t, s.namespace, file)
 	return s
 }
 
