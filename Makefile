@@ -30,7 +30,7 @@ ADDRESS ?= 127.0.0.1:8080
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## both programs into bin/
@@ -127,7 +127,7 @@ release: image $(HELM) ## what a release consists of, into bin/release; at its t
 	@tools/release.sh "$(VERSION)" $(HELM)
 
 .PHONY: ci
-ci: modules licenses generated build lint test ## what has to pass before a change is taken
+ci: modules licenses generated build lint test test-deploy ## what has to pass before a change is taken
 
 $(HELM): package := helm.sh/helm/v4/cmd/helm
 $(KUBECONFORM): package := github.com/yannh/kubeconform/cmd/kubeconform
@@ -157,6 +157,8 @@ prometheus: ## find a Prometheus, or get one
 .PHONY: postgres
 postgres: ## find a Postgres, or get one
 	@tools/postgres.sh
+
+include tools/cluster/cluster.mk
 
 .PHONY: clean
 clean: ## remove what make made, the linter and a fetched Postgres included
