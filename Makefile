@@ -91,8 +91,8 @@ lint: $(LINT) ## formatting, linters and import rules (.golangci.yaml)
 format: $(LINT) ## format the code as lint wants it
 	$(LINT) fmt ./...
 
-# Built from source once: its version and all that it depends on stand in tools/go.sum.
-$(LINT): tools/go.mod tools/go.sum
+# Tools are built from source once. Which version is in the name of the file, so a go.mod that is only newer, as after a checkout, builds none anew.
+$(LINT): | tools/go.mod
 	@echo "golangci-lint $(LINT_VERSION): building it, once; this takes some minutes"
 	@mkdir -p $(@D)
 	@cd tools && $(GO) build -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
@@ -134,15 +134,15 @@ $(KUBECONFORM): package := github.com/yannh/kubeconform/cmd/kubeconform
 $(KUSTOMIZE): package := sigs.k8s.io/kustomize/kustomize/v5
 $(PODSECURITY): package := .
 $(GOVULNCHECK): package := golang.org/x/vuln/cmd/govulncheck
-$(HELM): tools/helm/go.mod tools/helm/go.sum
-$(KUBECONFORM): tools/kubeconform/go.mod tools/kubeconform/go.sum
-$(KUSTOMIZE): tools/kustomize/go.mod tools/kustomize/go.sum
-$(PODSECURITY): tools/podsecurity/go.mod tools/podsecurity/go.sum tools/podsecurity/main.go
-$(GOVULNCHECK): tools/govulncheck/go.mod tools/govulncheck/go.sum
+$(HELM): | tools/helm/go.mod
+$(KUBECONFORM): | tools/kubeconform/go.mod
+$(KUSTOMIZE): | tools/kustomize/go.mod
+$(PODSECURITY): tools/podsecurity/main.go | tools/podsecurity/go.mod
+$(GOVULNCHECK): | tools/govulncheck/go.mod
 $(HELM) $(KUBECONFORM) $(KUSTOMIZE) $(PODSECURITY) $(GOVULNCHECK):
 	@echo "$(@F): building it, once; helm takes some minutes"
 	@mkdir -p $(@D)
-	@cd $(<D) && $(GO) build -trimpath -ldflags "-s -w" -o ../../$@ $(package)
+	@cd $(dir $|) && $(GO) build -trimpath -ldflags "-s -w" -o ../../$@ $(package)
 	@touch $@
 
 # The schemas of the kinds that the chart has, from what Kubernetes and the Prometheus operator publish.

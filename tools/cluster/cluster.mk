@@ -16,11 +16,11 @@ $(KUBERNETES): package = k8s.io/kubernetes/cmd/$(patsubst %-$(KUBERNETES_VERSION
 number = $(word $(1),$(subst ., ,$(KUBERNETES_VERSION:v%=%)))
 version := k8s.io/component-base/version
 $(KUBERNETES): stamp := -X $(version).gitVersion=$(KUBERNETES_VERSION) -X $(version).gitMajor=$(call number,1) -X $(version).gitMinor=$(call number,2)
-$(ETCD): tools/cluster/etcd/go.mod tools/cluster/etcd/go.sum
-$(KWOK): tools/cluster/kwok/go.mod tools/cluster/kwok/go.sum
-$(KUBERNETES): tools/cluster/kubernetes/go.mod tools/cluster/kubernetes/go.sum
+$(ETCD): | tools/cluster/etcd/go.mod
+$(KWOK): | tools/cluster/kwok/go.mod
+$(KUBERNETES): | tools/cluster/kubernetes/go.mod
 $(ETCD) $(KWOK) $(KUBERNETES):
 	@echo "$(@F): building it, once; all of Kubernetes takes ten minutes"
 	@mkdir -p $(@D)
-	@CGO_ENABLED=0 $(GO) -C $(<D) build -ldflags "-s -w $(stamp)" -o $(CURDIR)/$@ $(package)
+	@CGO_ENABLED=0 $(GO) -C $(dir $|) build -ldflags "-s -w $(stamp)" -o $(CURDIR)/$@ $(package)
 	@touch $@
