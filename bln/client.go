@@ -112,6 +112,12 @@ func (c *Client) Urgent() *Client {
 	return &Client{http: c.http.Urgent(), o: c.o, session: c.session}
 }
 
+// While is a view of c, with the same pace and sign-in, whose requests leave only while may says so: else nothing is sent, and the cause is
+// httpapi.ErrLate.
+func (c *Client) While(may func() bool) *Client {
+	return &Client{http: c.http.While(may), o: c.o, session: c.session}
+}
+
 // unusable is the error of a request whose answer came and cannot be used.
 func unusable(r httpapi.Request, err error) *httpapi.Error {
 	return &httpapi.Error{API: "bln", Endpoint: r.Endpoint, Method: r.Method, Err: err, Unknown: !r.Repeat}

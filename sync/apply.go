@@ -429,6 +429,8 @@ func (w *writer) one(ctx context.Context, c state.Claimed, rest *remains, do fun
 	case err == nil:
 		w.failures.Store(0)
 		return nil
+	case !w.alive():
+		return errLease
 	case errors.As(err, new(*httpapi.PausedError)), errors.Is(err, ErrHalted), errors.As(err, &signIn), errors.As(err, &denied), errors.Is(err, errDatabase), ctx.Err() != nil:
 		return err
 	}
@@ -639,7 +641,7 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 	// A crash here leaves the entry open: the next process reads the user and compares it with the before-image.
 	var refused *httpapi.Error
 	switch {
-	case w.over.Err() != nil:
+	case !w.alive():
 		return false, errLease
 	case heldUp(putErr):
 		return w.unsent(work, intent, putErr, "held up: the user is read anew")

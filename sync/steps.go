@@ -137,6 +137,7 @@ func (b *Bridge) count(s *sent) *Bridge {
 func (w *worker) run(row state.Run, phase Phase) *run {
 	s := new(sent)
 	counting := w.b.count(s)
+	counting.BLN = counting.BLN.While(w.alive)
 	if row.Priority <= state.CollectPriority {
 		counting.NameCoach, counting.BLN = counting.NameCoach.Urgent(), counting.BLN.Urgent()
 	}

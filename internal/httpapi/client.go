@@ -59,7 +59,7 @@ type Observation struct {
 // Client sends requests to one API on one host: paced, repeated where that is
 // safe, size-capped, redacted. It is safe for concurrent use.
 //
-// Observed and Urgent return views of it, which share its pace, its places in
+// Observed, Urgent and While return views of it, which share its pace, its places in
 // flight and its clock: whatever is said to one of them is said to all.
 type Client struct {
 	o      Options
@@ -67,6 +67,7 @@ type Client struct {
 	line   *line
 	clock  *atomic.Pointer[time.Duration]
 	urgent bool
+	may    func() bool // nil: always
 }
 
 // New checks the options and returns a client. It sends nothing. Its errors
@@ -130,10 +131,10 @@ func newTransport(o Options) *http.Transport {
 	return &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
 		// net/http goes on dialling when the request has given up: its own limits end that.
-		DialContext:            (&net.Dialer{Timeout: o.AttemptTimeout}).DialContext,
+		DialContext:            departing((&net.Dialer{Timeout: o.AttemptTimeout}).DialContext),
 		TLSHandshakeTimeout:    o.AttemptTimeout,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-		ForceAttemptHTTP2:      true,
+		Protocols:              oneRequestEach,
 		MaxIdleConnsPerHost:    o.Concurrency, // net/http keeps 2: the others would shake hands for every request
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 256 << 10,
@@ -213,6 +214,14 @@ func (c *Client) Observed(observe func(Observation)) *Client {
 func (c *Client) Urgent() *Client {
 	view := *c
 	view.urgent = true
+	return &view
+}
+
+// While is a view of c whose requests leave only while may says so; else nothing is sent, and the cause is ErrLate. It is asked last
+// when the first byte is to be written.
+func (c *Client) While(may func() bool) *Client {
+	view := *c
+	view.may = may
 	return &view
 }
 
@@ -322,6 +331,10 @@ func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response,
 		return nil, c.failed(r, err)
 	}
 	leave := sync.OnceFunc(c.line.leave)
+	if !c.mayLeave(r) {
+		leave()
+		return nil, c.failed(r, ErrLate)
+	}
 	sent := time.Now()
 
 	attempt, cancel := context.WithCancelCause(ctx)
@@ -331,7 +344,10 @@ func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response,
 	var wanted, connected atomic.Bool
 	traced := httptrace.WithClientTrace(attempt, &httptrace.ClientTrace{
 		GetConn: func(string) { wanted.Store(true) },
-		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+		GotConn: func(got httptrace.GotConnInfo) {
+			connected.Store(true)
+			ask(got.Conn, func() bool { return c.mayLeave(r) })
+		},
 	})
 	if !r.NotAfter.IsZero() {
 		// Connecting takes time, too.
@@ -357,7 +373,7 @@ func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response,
 	}
 	if err != nil {
 		fail := c.failed(r, cause(attempt, err))
-		fail.Unknown = connected.Load() || !wanted.Load() && !isDial(err)
+		fail.Unknown = !errors.Is(fail, ErrLate) && (connected.Load() || !wanted.Load() && !isDial(err))
 		end()
 		c.o.Observe(seen)
 		return nil, fail

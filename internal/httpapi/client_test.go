@@ -661,7 +661,8 @@ func TestTheServersClockIsKnownAfterItsFirstDate(t *testing.T) {
 	})
 }
 
-func TestHTTP2IsSpokenWhereOffered(t *testing.T) {
+// Whatever transport a caller brings.
+func TestAnHTTP2StreamThatWasResetHasAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut {

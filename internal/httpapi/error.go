@@ -68,7 +68,7 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// ErrLate is the cause where a request could not leave by its NotAfter.
+// ErrLate is the cause where a request could not leave by its NotAfter, or while it was allowed to (see Client.While).
 var ErrLate = errors.New("it could not leave in time")
 
 // PausedError is the cause where the server lets nobody's requests leave (a 429, Retry-After, a used-up budget), or so few,
@@ -107,7 +107,7 @@ func cause(attempt context.Context, err error) error {
 	if errors.Is(context.Cause(attempt), errSilent) {
 		return errSilent
 	}
-	if errors.Is(context.Cause(attempt), ErrLate) {
+	if errors.Is(context.Cause(attempt), ErrLate) || errors.Is(err, ErrLate) {
 		return ErrLate
 	}
 	if ended := attempt.Err(); ended != nil {
