@@ -319,7 +319,7 @@ func environment(t *testing.T, all []object, spec map[string]any) map[string]str
 			if err := os.WriteFile(value, []byte(example(t, variable)), 0o600); err != nil {
 				t.Fatal(err)
 			}
-		case !plain:
+		case !plain && !slices.Contains(runtime, name):
 			value = example(t, name)
 		}
 		if _, twice := seen[name]; twice && plain {
@@ -331,7 +331,7 @@ func environment(t *testing.T, all []object, spec map[string]any) map[string]str
 }
 
 // runtime are the variables that are Go's, not ours.
-var runtime = []string{"GOMEMLIMIT", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"}
+var runtime = []string{"GOMAXPROCS", "GOMEMLIMIT", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_DIR", "SSL_CERT_FILE"}
 
 func TestEveryCombinationIsAConfigurationThatTheProgramTakes(t *testing.T) {
 	t.Parallel()
@@ -473,6 +473,10 @@ func TestNonsenseIsRefusedByName(t *testing.T) {
 		"env: {BLN_REQUESTS_PER_SECOND: 0}":              "/env/BLN_REQUESTS_PER_SECOND",
 		"env: {LISTEN_ADDR: '127.0.0.1:8080'}":           "/env/LISTEN_ADDR",
 		"env: {LISTEN_ADDR: ':80'}":                      "/env/LISTEN_ADDR",
+		"env: {LISTEN_ADDR: ':1023'}":                    "/env/LISTEN_ADDR",
+		"env: {LISTEN_ADDR: ':65536'}":                   "/env/LISTEN_ADDR",
+		"env: {LISTEN_ADDR: ':99999'}":                   "/env/LISTEN_ADDR",
+		"env: {GOMAXPROCS: 0}":                           "/env/GOMAXPROCS",
 		"env: {LOG_LEVEL: loud}":                         "/env/LOG_LEVEL",
 		"env: {LOG_FORMAT: xml}":                         "/env/LOG_FORMAT",
 		"env: {ACME_BLN_URL: 'https://bln.example.edu'}": "env.ACME_BLN_URL: no bridge has the prefix ACME_",
@@ -484,12 +488,19 @@ func TestNonsenseIsRefusedByName(t *testing.T) {
 		"secret: {existing: '', create: true, values: {DATABASE_URL: embedded}}":        "secret.values.DATABASE_URL",
 		"secret: {existing: '', create: true, values: {LOG_LEVEL: debug}}":              "LOG_LEVEL",
 		"secret: {existing: '', create: true, values: {BLN_PASSWORD: 1234}}":            "/secret/values/BLN_PASSWORD",
+		"secret: {from: {FOO: {name: a, key: b}}}":                                      "'/secret/from': additional properties 'FOO'",
+		"secret: {values: {FOO: a}}":                                                    "'/secret/values': additional properties 'FOO'",
+		"podLabels: {a b: c}":                                                           "'/podLabels': additional properties 'a b'",
+		"monitoring: {labels: {a b: c}}":                                                "'/monitoring/labels': additional properties 'a b'",
+		"monitoring: {dashboards: {labels: {a b: c}}}":                                  "'/monitoring/dashboards/labels': additional properties 'a b'",
+		"secret: {from: {LOG_LEVEL: {name: a, key: b}}}":                                "'/secret/from': additional properties 'LOG_LEVEL'",
 		"secret: {from: {DATABASE_URL: postgres}}":                                      "/secret/from/DATABASE_URL",
 		"secret: {from: {DATABASE_URL: {name: postgres}}}":                              "'key'",
 		"secret: {from: {ACME_BLN_PASSWORD: {name: a, key: b}}}":                        "secret.from.ACME_BLN_PASSWORD",
 		"secret: {asFiles: true}":                                                       "secret.asFiles",
 		"secret: {existing: ''}":                                                        "DATABASE_URL is not set",
 		"resources: {limits: {memory: 256}}":                                            "/resources/limits/memory",
+		"resources: {limits: {memory: '256'}}":                                          "/resources/limits/memory",
 		"resources: {limits: {memory: 256MB}}":                                          "/resources/limits/memory",
 		"resources: {limit: {memory: 256Mi}}":                                           "'limit'",
 		"updateStrategy: Canary":                                                        "/updateStrategy",
@@ -523,6 +534,27 @@ func TestNonsenseIsRefusedByName(t *testing.T) {
 	}
 }
 
+// What the program or Kubernetes takes, the chart takes.
+func TestWhatIsLegalIsTaken(t *testing.T) {
+	t.Parallel()
+	for _, values := range []string{
+		"env: {LOG_LEVEL: INFO}", "env: {LOG_LEVEL: Debug}", "env: {LISTEN_ADDR: ':1024'}", "env: {LISTEN_ADDR: '[::]:65535'}", "env: {LISTEN_ADDR: '0.0.0.0:10000'}",
+		"env: {GOMAXPROCS: 2}", "env: {GOMAXPROCS: '2'}", "env: {SSL_CERT_DIR: '/etc/ssl/certs:/etc/own'}", "env: {HTTPS_PROXY: 'http://proxy.example.edu:3128'}",
+		"resources: {limits: {memory: 1Ti}}", "resources: {limits: {memory: 268435456}}", "resources: {limits: {memory: '268435456'}}", "resources: {requests: {ephemeral-storage: 1T}}",
+	} {
+		t.Run(values, func(t *testing.T) {
+			t.Parallel()
+			manifests, err := template(t, minimal, values)
+			if err == nil {
+				err = conform(t, manifests)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestASecretIsNotTakenForAnEnvironmentVariable(t *testing.T) {
 	t.Parallel()
 	for _, v := range config.Variables {
@@ -540,7 +572,8 @@ func TestNoMessageShowsASecret(t *testing.T) {
 	t.Parallel()
 	for _, values := range []string{
 		"env: {NAMECOACH_TOKEN: hunter2}", "env: {NAMECOACH_TOKEN_FILE: hunter2}", "env: {DATABASE_URL_FILE: 'postgres://u:hunter2@h/d'}",
-		"env: {HTTPS_PROXY: 'u:hunter2'}\nreplicas: 0", "secret: {existing: '', create: true, values: {DATABASE_URL: 'mysql://u:hunter2@h/d'}}",
+		"env: {HTTPS_PROXY: 'u:hunter2'}\nreplicas: 0", "env: {HTTPS_PROXY: 'http://u:hunter2@proxy:3128'}", "env: {HTTPS_PROXY: 'u:hunter2@proxy:3128'}",
+		"env: {BLN_URL: 'https://u:hunter2@bln.example.edu'}", "secret: {existing: '', create: true, values: {DATABASE_URL: 'mysql://u:hunter2@h/d'}}",
 		"secret: {existing: '', create: true, values: {ADMIN_PASSWORD_HASH: hunter2}}", "secret: {values: {NAMECOACH_TOKEN: hunter2, NAMECOACH_TOKN: hunter2}}",
 		"secret: {existing: '', create: true, values: {NAMECOACH_TOKEN: [hunter2]}}", "secret: {from: {NAMECOACH_TOKEN: hunter2}}",
 	} {
@@ -581,7 +614,7 @@ func TestTheChartTakesTheNamesOfBridgesThatTheProgramTakes(t *testing.T) {
 
 func TestTheGoRuntimeKnowsNineTenthsOfTheMemoryLimit(t *testing.T) {
 	t.Parallel()
-	for limit, want := range map[string]string{"256Mi": "241591910", "0.5Gi": "483183820", "1G": "900000000", "500000k": "450000000"} {
+	for limit, want := range map[string]string{"256Mi": "241591910", "0.5Gi": "483183820", "1G": "900000000", "500000k": "450000000", "1Ti": "989560464998", "268435456": "241591910", "'268435456'": "241591910"} {
 		all := render(t, minimal, "resources: {limits: {memory: "+limit+"}}")
 		_, spec, _ := kind(t, all, "Deployment")[0].pod()
 		if got := environment(t, all, spec)["GOMEMLIMIT"]; got != want {
@@ -659,6 +692,13 @@ func TestAJobWithAnotherPodHasAnotherName(t *testing.T) {
 			t.Errorf("%s: the Job has the same name as %s", values, same)
 		}
 		names[job.name()] = values
+	}
+	// One that failed for a wrong password would otherwise stay failed.
+	created := func(values string) object {
+		return kind(t, render(t, chart+"/ci/secret-created.yaml", "backfill: {enabled: true}\n"+values), "Job")[0]
+	}
+	if corrected := created("secret: {values: {NAMECOACH_TOKEN: corrected}}"); corrected.name() == created("").name() {
+		t.Error("a corrected secret begins no other backfill")
 	}
 	for _, values := range []string{"replicas: 5", "networkPolicy: {enabled: false}", "monitoring: {serviceMonitor: {enabled: true}}"} {
 		if same := kind(t, render(t, backfill, values), "Job")[0]; !cmp.Equal(same, first) {

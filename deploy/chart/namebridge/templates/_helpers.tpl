@@ -25,6 +25,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- .Values.secret.create | ternary (include "namebridge.fullname" .) .Values.secret.existing }}
 {{- end }}
 
+{{- /* Tells whether other secrets were made, and as little else as can be: it is seen by all who may read Deployments and Jobs. So it is slow to try passwords
+against (scrypt, with the release as its salt; a random salt would be another at each upgrade) and short. */}}
+{{- define "namebridge.secretChecksum" -}}
+{{- derivePassword 1 "maximum" (toJson .Values.secret.values) (print .Release.Namespace "/" .Release.Name) "secret" | sha256sum | trunc 8 }}
+{{- end }}
+
+{{- /* Not empty for a variable of secret.from that the program also reads from a file. */}}
+{{- define "namebridge.readsFile" -}}
+{{- if not (regexMatch "^HTTPS_PROXY$|BLN_USERNAME$" .) }}yes{{ end }}
+{{- end }}
+
 {{- define "namebridge.image" -}}
 {{- with .Values.image }}
 {{- .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
@@ -43,8 +54,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 
 {{- /* Nine tenths of the memory limit, in bytes: the Go runtime then collects garbage before the kernel kills. */}}
 {{- define "namebridge.goMemoryLimit" -}}
-{{- $limit := toString . }}
-{{- $factors := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 }}
+{{- $limit := kindIs "string" . | ternary . (toString (int64 .)) }}
+{{- $factors := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
 {{- mulf (regexFind "^[0-9.]+" $limit | float64) (get $factors (regexFind "[A-Za-z]*$" $limit)) 0.9 | floor | int64 }}
 {{- end }}
 
@@ -64,7 +75,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- $asFiles := .Values.secret.asFiles }}
 {{- range $name, $at := .Values.secret.from }}
-{{- if $asFiles }}
+{{- if and $asFiles (include "namebridge.readsFile" $name) }}
 - name: {{ $name }}_FILE
   value: /run/secrets/namebridge/{{ $name }}
 {{- else }}
@@ -190,11 +201,13 @@ volumes:
       defaultMode: 0440
       sources:
         {{- range $name, $at := $root.Values.secret.from }}
+        {{- if include "namebridge.readsFile" $name }}
         - secret:
             name: {{ $at.name }}
             items:
               - key: {{ $at.key }}
                 path: {{ $name }}
+        {{- end }}
         {{- end }}
         {{- if $root.Values.secret.create }}
         - secret:
@@ -230,6 +243,10 @@ volumes:
 {{- range $name, $value := .Values.env }}
   {{- if and (hasSuffix "_FILE" $name) (not (hasPrefix "/" $value)) }}
     {{- $problems = append $problems (printf "env.%s: it is no path that begins with /." $name) }}
+  {{- end }}
+  {{- if and (regexMatch "^HTTPS_PROXY$|_URL$" $name) (regexMatch "^([a-z0-9]+://)?[^/]*@" (toString $value)) }}
+    {{- $problems = append $problems (printf "env.%s: there is a user or a password in it, and env is no place for secrets.%s" $name
+      (eq $name "HTTPS_PROXY" | ternary " Name a Secret that has it: secret.from.HTTPS_PROXY." "")) }}
   {{- end }}
 {{- end }}
 {{- with get $secret.values "DATABASE_URL" }}
