@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the files in compose/secrets that compose.yaml gives to the services. Those that are there stay as they are. Passwords among the services
-# are made up; NAMECOACH_TOKEN and BLN_PASSWORD come from the environment, else it asks for them.
+# are made up; NAMECOACH_TOKEN and BLN_PASSWORD (or BLN_ACCESS_TOKEN, as BLN_SIGN_IN in .env says) come from the environment, else it asks for them.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -31,8 +31,16 @@ ask() { # NAME VARIABLE QUESTION
 	put "$1" "$value"
 }
 
+sign_in=$(sed -n "s/^BLN_SIGN_IN=[\"']\{0,1\}\([^\"' #]*\).*/\1/p" ../.env 2>/dev/null | tail -n 1) || true # there may be no .env
 ask namecoach_token NAMECOACH_TOKEN "the access token of your NameCoach account"
-ask bln_password BLN_PASSWORD "the password of the administrator in BLN (BLN_USERNAME)"
+case ${sign_in:=bln_password} in
+bln_password) ask bln_password BLN_PASSWORD "the password of the administrator in BLN (BLN_USERNAME; with an access token set BLN_SIGN_IN in .env)" ;;
+bln_access_token) ask bln_access_token BLN_ACCESS_TOKEN "an access token of the administrator in BLN" ;;
+*)
+	echo "secrets.sh: BLN_SIGN_IN is $sign_in in .env: it can be bln_password or bln_access_token." >&2
+	exit 2
+	;;
+esac
 if [ ! -s secrets/postgres_password ]; then
 	put postgres_password "$(random)"
 	rm -f secrets/database_url # it has the password in it

@@ -71,3 +71,27 @@ func TestTheThreatModelNamesWhatThereIs(t *testing.T) {
 		}
 	}
 }
+
+// One command, one spelling: the image has its program on the PATH.
+func TestTheProgramIsCalledByItsNameEverywhere(t *testing.T) {
+	t.Parallel()
+	const root = "../../docs"
+	read := 0
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".md") {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		read++
+		if line := regexp.MustCompile(`.* /namebridge [a-z].*`).Find(raw); line != nil {
+			t.Errorf("%s: %s", strings.TrimPrefix(path, root+"/"), line)
+		}
+		return nil
+	})
+	if err != nil || read < 20 {
+		t.Errorf("%d pages were read: %v", read, err)
+	}
+}

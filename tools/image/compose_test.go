@@ -44,7 +44,7 @@ func project(t *testing.T, set map[string]string) *types.Project {
 	if err := os.WriteFile(filepath.Join(folder, ".env"), []byte(env), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	secrets(t, folder, "a token", "a password")
+	secrets(t, folder, "a-token", "a-key")
 	p, err := load(t.Context(), folder, filepath.Join(deploy, "compose.yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -63,11 +63,11 @@ func load(ctx context.Context, folder string, files ...string) (*types.Project, 
 	return options.LoadProject(ctx)
 }
 
-// secrets runs secrets.sh, and gives what it prints.
-func secrets(t *testing.T, folder, token, password string) string {
+// secrets runs secrets.sh, with what it asks for given, and gives what it prints. key is what signs in to BLN.
+func secrets(t *testing.T, folder, token, key string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), filepath.Join(folder, "compose", "secrets.sh"))
-	cmd.Env = append(os.Environ(), "NAMECOACH_TOKEN="+token, "BLN_PASSWORD="+password)
+	cmd.Env = append(os.Environ(), "NAMECOACH_TOKEN="+token, "BLN_PASSWORD="+key, "BLN_ACCESS_TOKEN="+key)
 	output, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("secrets.sh: %v\n%s", err, output)
@@ -82,6 +82,9 @@ func TestTheComposeFileIsReadStrictly(t *testing.T) {
 		t.Fatal(err)
 	}
 	folder := t.TempDir()
+	if err := os.CopyFS(filepath.Join(folder, "compose"), os.DirFS(filepath.Join(deploy, "compose"))); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(folder, ".env"), []byte("NAMEBRIDGE_IMAGE=namebridge:v1.2.3\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -167,6 +170,93 @@ func TestComposeSetsVariablesOfTheContractOnly(t *testing.T) {
 	}
 }
 
+// lookup is an environment.
+type lookup map[string]string
+
+func (l lookup) Lookup(name string) (string, bool) {
+	value, ok := l[name]
+	return value, ok
+}
+
+func TestComposeSignsInToBLNWithAPasswordOrWithAToken(t *testing.T) {
+	t.Parallel()
+	for name, set := range map[string]map[string]string{
+		"BLN_PASSWORD":     {"BLN_ORGANIZATION_ID": "4711", "BLN_USERNAME": "bridge@acme.example"},
+		"BLN_ACCESS_TOKEN": {"BLN_ORGANIZATION_ID": "4711", "BLN_SIGN_IN": "bln_access_token"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := project(t, set)
+			env := lookup{}
+			for name, value := range p.Services["namebridge"].Environment {
+				env[name] = strings.Replace(*value, "/run/secrets", filepath.Join(p.WorkingDir, "compose", "secrets"), 1)
+			}
+			c, err := config.Load(env, config.Database)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := c.Bridges[0]
+			got := map[string]string{"BLN_PASSWORD": b.BLNPassword.Reveal(), "BLN_ACCESS_TOKEN": b.BLNAccessToken.Reveal()}
+			if got[name] != "a-key" || got["BLN_PASSWORD"] != "" && got["BLN_ACCESS_TOKEN"] != "" {
+				t.Errorf("it signs in with %v", got)
+			}
+			for _, s := range p.Services["namebridge"].Secrets {
+				if _, err := os.Stat(p.Secrets[s.Source].File); err != nil {
+					t.Errorf("secrets.sh has not made %s: %v", s.Source, err)
+				}
+			}
+			if made := contents(t, filepath.Join(p.WorkingDir, "compose", "secrets")); len(made) != 5 {
+				t.Errorf("secrets.sh has made %d files, and five are read", len(made))
+			}
+		})
+	}
+}
+
+func TestAWayToSignInThatThereIsNotIsRefused(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	if err := os.CopyFS(filepath.Join(folder, "compose"), os.DirFS(filepath.Join(deploy, "compose"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, ".env"), []byte("NAMEBRIDGE_IMAGE=namebridge:v1.2.3\nBLN_SIGN_IN=token\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), filepath.Join(folder, "compose", "secrets.sh"))
+	cmd.Env = append(os.Environ(), "NAMECOACH_TOKEN=t", "BLN_PASSWORD=p", "BLN_ACCESS_TOKEN=a")
+	if output, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(output), "BLN_SIGN_IN is token") {
+		t.Errorf("secrets.sh: %v\n%s", err, output)
+	}
+	if _, err := load(t.Context(), folder, filepath.Join(deploy, "compose.yaml")); err == nil || !strings.Contains(err.Error(), "token") {
+		t.Errorf("Compose: %v", err)
+	}
+}
+
+// docs/installation.md says how: as the files' owner, who may not write to what has the mode 444.
+func TestASecretIsMadeAnewAsTheDocumentSays(t *testing.T) {
+	t.Parallel()
+	document, err := os.ReadFile("../../docs/installation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile("(?m)A secret changes\\*\\*: `(rm [^`]*NAME[^`]*)`").FindSubmatch(document)
+	if command == nil {
+		t.Fatal("docs/installation.md does not say how a secret is made anew")
+	}
+	p := project(t, nil)
+	before := contents(t, filepath.Join(p.WorkingDir, "compose", "secrets"))
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", strings.ReplaceAll(string(command[1]), "NAME", "namecoach_token"))
+	cmd.Dir, cmd.Env = p.WorkingDir, append(os.Environ(), "NAMECOACH_TOKEN=another")
+	if output, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	after := contents(t, filepath.Join(p.WorkingDir, "compose", "secrets"))
+	for name := range before {
+		if same := string(before[name]) == string(after[name]); same == (name == "namecoach_token") {
+			t.Errorf("%s: the same %v, %q", name, same, after[name])
+		}
+	}
+}
+
 // docs/installation.md has a compose.override.yaml.
 func TestSeveralBridgesInComposeAreAsTheDocumentSays(t *testing.T) {
 	t.Parallel()
@@ -179,6 +269,9 @@ func TestSeveralBridgesInComposeAreAsTheDocumentSays(t *testing.T) {
 		t.Fatal("docs/installation.md has no compose.override.yaml by now")
 	}
 	folder := t.TempDir()
+	if err := os.CopyFS(filepath.Join(folder, "compose"), os.DirFS(filepath.Join(deploy, "compose"))); err != nil {
+		t.Fatal(err)
+	}
 	file := filepath.Join(folder, "compose.override.yaml")
 	if err := os.WriteFile(file, override[1], 0o600); err != nil {
 		t.Fatal(err)
