@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -80,10 +79,19 @@ func pages(p *promtest.Prometheus, folder string) (http.Handler, error) {
 
 // watch starts a Prometheus that scrapes daemons, and shows the dashboards of a folder until ctx ends.
 func watch(ctx context.Context, folder string, daemons []string) error {
-	c := &command{ctx: ctx}
-	defer c.end()
-	p := promtest.Start(c, promtest.Options{Every: scrapeEvery})
-	p.Scrape(c, daemons...)
+	data, err := os.MkdirTemp("", "dashboards")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(data) }()
+	p, err := promtest.Open(ctx, data, promtest.Options{Every: scrapeEvery})
+	if err != nil {
+		return err
+	}
+	defer p.Stop()
+	if err := p.Watch(daemons...); err != nil {
+		return err
+	}
 	handler, err := pages(p, folder)
 	if err != nil {
 		return err
@@ -102,47 +110,3 @@ func watch(ctx context.Context, folder string, daemons []string) error {
 	}
 	return nil
 }
-
-// command stands in for a test: what is begun for it ends with it.
-type command struct {
-	ctx      context.Context
-	cleanups []func()
-	failed   bool
-}
-
-var _ promtest.T = (*command)(nil)
-
-func (c *command) end() {
-	for _, do := range slices.Backward(c.cleanups) {
-		do()
-	}
-}
-
-func (c *command) Helper()                  {}
-func (c *command) Context() context.Context { return c.ctx }
-func (c *command) Cleanup(do func())        { c.cleanups = append(c.cleanups, do) }
-func (c *command) Failed() bool             { return c.failed }
-
-func (c *command) TempDir() string {
-	folder, err := os.MkdirTemp("", "dashboards")
-	if err != nil {
-		c.Fatal(err)
-	}
-	c.Cleanup(func() { _ = os.RemoveAll(folder) })
-	return folder
-}
-
-func (c *command) Logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
-
-func (c *command) Errorf(format string, args ...any) {
-	c.failed = true
-	c.Logf(format, args...)
-}
-
-func (c *command) Fatal(args ...any) {
-	c.Errorf("%s", fmt.Sprint(args...))
-	c.end()
-	os.Exit(1)
-}
-
-func (c *command) Fatalf(format string, args ...any) { c.Fatal(fmt.Sprintf(format, args...)) }

@@ -2,6 +2,7 @@ package promtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 	"time"
 )
 
-// T is as much of testing.TB as is needed: without testing, what is not a test may share the types of this package.
+// T is as much of testing.TB as is needed: what is no test itself may use this package too, and then has no testing in it.
 type T interface {
 	Helper()
 	Context() context.Context
@@ -24,35 +25,49 @@ type T interface {
 	TempDir() string
 	Failed() bool
 	Logf(format string, args ...any)
-	Errorf(format string, args ...any)
 	Fatal(args ...any)
-	Fatalf(format string, args ...any)
 }
 
 // Eventually waits until ok has nothing to say against it.
 func Eventually(t T, within time.Duration, what string, ok func() error) {
 	t.Helper()
+	if err := await(t.Context(), within, what, ok); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func await(ctx context.Context, within time.Duration, what string, ok func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(within); ; {
+	for {
 		err := ok()
-		switch {
-		case err == nil:
-			return
-		case time.Now().After(deadline):
-			t.Fatalf("after %v not: %s: %v", within, what, err)
+		if err == nil {
+			return nil
 		}
-		<-tick.C
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("within %v not: %s: %w (%w)", within, what, err, ctx.Err())
+		}
 	}
 }
 
 // Build builds the real program once for a test: what is watched must be what is deployed.
 func Build(t T) (program string) {
 	t.Helper()
+	return BuildIn(t, "")
+}
+
+// BuildIn builds the program of another checkout; "" is this one.
+func BuildIn(t T, checkout string) (program string) {
+	t.Helper()
 	program = filepath.Join(t.TempDir(), "namebridge")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "namebridge/cmd/namebridge") //nolint:gosec // our own program
+	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", program, "namebridge/cmd/namebridge") //nolint:gosec // our own program
+	build.Dir = checkout
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build namebridge: %v\n%s", err, out)
+		t.Fatal(fmt.Errorf("build namebridge in %q: %w\n%s", checkout, err, out))
 	}
 	return program
 }
@@ -68,9 +83,24 @@ func Serve(t T, program string, env map[string]string) *Daemon {
 	t.Helper()
 	env = maps.Clone(env)
 	env["LISTEN_ADDR"], env["LOG_FORMAT"] = "127.0.0.1:0", "json"
-	d := &Daemon{process: begin(t, env, program, "serve")}
-	d.Address = d.says(t, "starting", "http")
-	return d
+	serve := exec.Command(program, "serve") //nolint:noctx // a program of the test, which is asked to end, and killed only where it does not
+	serve.Env = list(env)
+	return Follow(t, serve)
+}
+
+// Follow is Serve for a command line that is made elsewhere; it has to log JSON.
+func Follow(t T, serve *exec.Cmd) *Daemon {
+	t.Helper()
+	p, err := begin(serve)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.endsWith(t)
+	address, err := p.says(t.Context(), "starting", "http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Daemon{p, address}
 }
 
 // Run runs a command of the program to its end, and gives its exit code and what it printed.
@@ -81,7 +111,7 @@ func Run(t T, program string, env map[string]string, args ...string) (code int, 
 	var out, log strings.Builder
 	c.Stdout, c.Stderr = &out, &log
 	if err := c.Run(); err != nil && c.ProcessState == nil {
-		t.Fatalf("%s: %v", program, err)
+		t.Fatal(fmt.Errorf("%s: %w", program, err))
 	}
 	return c.ProcessState.ExitCode(), out.String(), log.String()
 }
@@ -102,28 +132,29 @@ type process struct {
 	log     bytes.Buffer
 }
 
-// begin starts a program that ends with the test; a nil env is the test's own.
-func begin(t T, env map[string]string, program string, args ...string) *process {
-	t.Helper()
-	p := &process{command: exec.Command(program, args...), ended: make(chan struct{})} //nolint:gosec,noctx // a program of the test, which is asked to end, and killed only where it does not
-	if env != nil {
-		p.command.Env = list(env)
-	}
-	p.command.Stderr = p
-	if err := p.command.Start(); err != nil {
-		t.Fatalf("start %s: %v", program, err)
+// begin starts a program.
+func begin(command *exec.Cmd) (*process, error) {
+	p := &process{command: command, ended: make(chan struct{})}
+	command.Stderr = p
+	if err := command.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", command.Path, err)
 	}
 	go func() {
 		defer close(p.ended)
-		_ = p.command.Wait() // how it ended is told by what it logged
+		_ = command.Wait() // Stop gives the code; why, is told by what it logged
 	}()
+	return p, nil
+}
+
+// endsWith ends the process with the test; where that has failed, it shows what the process said.
+func (p *process) endsWith(t T) {
+	t.Helper()
 	t.Cleanup(func() {
 		p.Stop()
 		if t.Failed() {
-			t.Logf("%s said:\n%s", filepath.Base(program), p.Log())
+			t.Logf("%s said:\n%s", filepath.Base(p.command.Path), p.Log())
 		}
 	})
-	return p
 }
 
 // Write takes the log.
@@ -141,9 +172,9 @@ func (p *process) Log() string {
 }
 
 // says waits for a message of the log and gives one of its fields.
-func (p *process) says(t T, message, field string) (value string) {
-	t.Helper()
-	Eventually(t, startWithin, fmt.Sprintf("%q is logged", message), func() error {
+func (p *process) says(ctx context.Context, message, field string) (value string, err error) {
+	var gone error
+	err = await(ctx, startWithin, fmt.Sprintf("%s logs %q", p.command.Path, message), func() error {
 		for line := range strings.Lines(p.Log()) {
 			var entry map[string]any
 			if json.Unmarshal([]byte(line), &entry) == nil && entry["msg"] == message {
@@ -153,24 +184,25 @@ func (p *process) says(t T, message, field string) (value string) {
 		}
 		select {
 		case <-p.ended:
-			t.Fatalf("%s has ended:\n%s", p.command.Path, p.Log())
+			gone = fmt.Errorf("%s has ended:\n%s", p.command.Path, p.Log())
+			return nil
 		default:
+			return fmt.Errorf("it said %q", p.Log())
 		}
-		return fmt.Errorf("it said %q", p.Log())
 	})
-	return value
+	return value, cmp.Or(gone, err)
 }
 
 // stopWithin is longer than a daemon takes to finish what it has sent.
 const stopWithin = 40 * time.Second
 
-// Stop asks the process to end, as Kubernetes does, and waits until it has.
-func (p *process) Stop() { p.end(syscall.SIGTERM) }
+// Stop asks the process to end, as Kubernetes does, and waits until it has. Its exit code is -1 where it had to be killed.
+func (p *process) Stop() (code int) { return p.end(syscall.SIGTERM) }
 
 // Kill ends the process at once.
 func (p *process) Kill() { p.end(os.Kill) }
 
-func (p *process) end(signal os.Signal) {
+func (p *process) end(signal os.Signal) (code int) {
 	_ = p.command.Process.Signal(signal) // it may have ended
 	select {
 	case <-p.ended:
@@ -178,4 +210,5 @@ func (p *process) end(signal os.Signal) {
 		_ = p.command.Process.Kill()
 		<-p.ended
 	}
+	return p.command.ProcessState.ExitCode()
 }

@@ -2,6 +2,7 @@
 package promtest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,12 +20,12 @@ import (
 // Options are what a Prometheus is started with.
 type Options struct {
 	Every time.Duration // between two scrapes, and two evaluations of the rules; 0: a second
-	Rules []string      // files
-	Job   string        // of what is scraped; "": namebridge
+	Rules []string      // files, with their whole path
 }
 
-// Prometheus is one that runs until the test ends.
+// Prometheus is one that runs until Stop, or until the test ends that started it.
 type Prometheus struct {
+	*process
 	URL     string
 	targets string // the file that says what is scraped
 }
@@ -32,151 +33,114 @@ type Prometheus struct {
 // startWithin is how long a program may take to start that takes a second on an idle machine.
 const startWithin = time.Minute
 
-// Start starts a Prometheus that scrapes nothing yet.
+// Start is Open for a test, with which the Prometheus ends.
 func Start(t T, o Options) *Prometheus {
 	t.Helper()
-	program, err := exec.LookPath("prometheus")
-	if err != nil {
-		t.Fatal("there is no prometheus on the PATH: tools/prometheus.sh finds one, or gets it")
-	}
-	if o.Every == 0 {
-		o.Every = time.Second
-	}
-	if o.Job == "" {
-		o.Job = "namebridge"
-	}
-	folder := t.TempDir()
-	p := &Prometheus{targets: filepath.Join(folder, "targets.json")}
-	var rules []string
-	for _, file := range o.Rules {
-		whole, err := filepath.Abs(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		rules = append(rules, whole)
-	}
-	config, err := json.Marshal(map[string]any{ // YAML has JSON in it
-		"global":     map[string]any{"scrape_interval": o.Every.String(), "scrape_timeout": o.Every.String(), "evaluation_interval": o.Every.String()},
-		"rule_files": rules,
-		"scrape_configs": []any{map[string]any{
-			"job_name": o.Job, "file_sd_configs": []any{map[string]any{"files": []string{p.targets}, "refresh_interval": "1s"}},
-		}},
-	})
+	p, err := Open(t.Context(), t.TempDir(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(folder, "prometheus.yml"), config, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p.Scrape(t)
-	prometheus := begin(t, nil, program, "--config.file="+filepath.Join(folder, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(folder, "data"),
-		"--web.listen-address=127.0.0.1:0", "--log.format=json")
-	address := prometheus.says(t, "Listening on", "address")
-	p.URL = "http://" + address
-	Eventually(t, startWithin, "prometheus is ready", func() error {
-		_, err := Get(t.Context(), p.URL+"/-/ready")
-		return err
-	})
+	p.endsWith(t)
 	return p
 }
 
-// Scrape says anew what is scraped from now on: addresses, host:port.
+// Open starts a Prometheus that scrapes nothing yet, and keeps what it has in a folder.
+func Open(ctx context.Context, folder string, o Options) (*Prometheus, error) {
+	program, err := exec.LookPath("prometheus")
+	if err != nil {
+		return nil, errors.New("there is no prometheus on the PATH: tools/prometheus.sh finds one, or gets it")
+	}
+	every, file := cmp.Or(o.Every, time.Second).String(), filepath.Join(folder, "prometheus.yml")
+	p := &Prometheus{targets: filepath.Join(folder, "targets.json")}
+	config, err := json.Marshal(map[string]any{ // YAML has JSON in it
+		"global":     map[string]any{"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
+		"rule_files": o.Rules,
+		"scrape_configs": []any{map[string]any{
+			"job_name": "namebridge", "file_sd_configs": []any{map[string]any{"files": []string{p.targets}, "refresh_interval": "1s"}},
+		}},
+	})
+	if err := errors.Join(err, os.WriteFile(file, config, 0o600), p.Watch()); err != nil {
+		return nil, err
+	}
+	p.process, err = begin(exec.Command(program, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(folder, "data"), //nolint:gosec,noctx // asked to end by Stop
+		"--web.listen-address=127.0.0.1:0", "--log.format=json"))
+	if err != nil {
+		return nil, err
+	}
+	address, err := p.says(ctx, "Listening on", "address")
+	if err == nil {
+		p.URL = "http://" + address
+		err = await(ctx, startWithin, "prometheus is ready", func() error {
+			_, err := Get(ctx, p.URL+"/-/ready")
+			return err
+		})
+	}
+	if err != nil {
+		p.Stop()
+		return nil, err
+	}
+	return p, nil
+}
+
+// Scrape is Watch for a test.
 func (p *Prometheus) Scrape(t T, addresses ...string) {
 	t.Helper()
-	if addresses == nil {
-		addresses = []string{}
-	}
-	text, err := json.Marshal([]any{map[string]any{"targets": addresses}})
-	if err != nil {
+	if err := p.Watch(addresses...); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Watch says anew what is scraped from now on: addresses, host:port.
+func (p *Prometheus) Watch(addresses ...string) error {
+	text, err := json.Marshal([]any{map[string]any{"targets": append([]string{}, addresses...)}})
+	if err != nil {
+		return err
 	}
 	// In one step: a file that is half there would be a configuration that does not hold.
 	if err := os.WriteFile(p.targets+".new", text, 0o600); err != nil {
-		t.Fatal(err)
+		return err
 	}
-	if err := os.Rename(p.targets+".new", p.targets); err != nil {
-		t.Fatal(err)
-	}
+	return os.Rename(p.targets+".new", p.targets)
 }
 
 // Series is one series of an answer.
 type Series struct {
-	Labels  map[string]string
-	Samples []Sample
+	Labels  map[string]string `json:"metric"`
+	Samples []Sample          `json:"values"`
 }
 
 // Sample is a value at a time, in seconds since 1970.
 type Sample struct{ At, Value float64 }
 
+// UnmarshalJSON is for json.Unmarshal: Prometheus writes a number and a text.
+func (s *Sample) UnmarshalJSON(text []byte) error {
+	var value string
+	if err := json.Unmarshal(text, &[]any{&s.At, &value}); err != nil {
+		return err
+	}
+	v, err := strconv.ParseFloat(value, 64)
+	s.Value = v
+	return err
+}
+
 // Query asks what an expression is at a moment: one sample a series.
 func (p *Prometheus) Query(ctx context.Context, expr string, at time.Time) ([]Series, error) {
-	return p.ask(ctx, "query", url.Values{"query": {expr}, "time": {seconds(at)}})
+	return p.QueryRange(ctx, expr, at, at, time.Second)
 }
 
 // QueryRange asks what an expression is at each step from a time to another.
 func (p *Prometheus) QueryRange(ctx context.Context, expr string, from, to time.Time, step time.Duration) ([]Series, error) {
-	return p.ask(ctx, "query_range", url.Values{
-		"query": {expr}, "start": {seconds(from)}, "end": {seconds(to)}, "step": {strconv.FormatFloat(step.Seconds(), 'f', -1, 64)},
-	})
-}
-
-func seconds(t time.Time) string { return strconv.FormatFloat(float64(t.UnixMilli())/1000, 'f', 3, 64) }
-
-func (p *Prometheus) ask(ctx context.Context, what string, values url.Values) ([]Series, error) {
-	text, err := Get(ctx, p.URL+"/api/v1/"+what+"?"+values.Encode())
+	text, err := Get(ctx, p.URL+"/api/v1/query_range?"+url.Values{
+		"query": {expr}, "start": {from.Format(time.RFC3339Nano)}, "end": {to.Format(time.RFC3339Nano)}, "step": {fmt.Sprint(step.Seconds())},
+	}.Encode())
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", values.Get("query"), err)
+		return nil, fmt.Errorf("%s: %w", expr, err)
 	}
-	var answer struct {
-		Data struct {
-			ResultType string
-			Result     json.RawMessage
-		}
-	}
+	var answer struct{ Data struct{ Result []Series } }
 	if err := json.Unmarshal(text, &answer); err != nil {
-		return nil, fmt.Errorf("%s: %w", values.Get("query"), err)
+		return nil, fmt.Errorf("%s: %w", expr, err)
 	}
-	if answer.Data.ResultType == "scalar" {
-		var one point
-		if err := json.Unmarshal(answer.Data.Result, &one); err != nil {
-			return nil, fmt.Errorf("%s: %w", values.Get("query"), err)
-		}
-		return []Series{{Samples: []Sample{one.sample}}}, nil
-	}
-	var result []struct {
-		Metric map[string]string
-		Value  *point
-		Values []point
-	}
-	if err := json.Unmarshal(answer.Data.Result, &result); err != nil {
-		return nil, fmt.Errorf("%s: %w", values.Get("query"), err)
-	}
-	var all []Series
-	for _, r := range result {
-		s := Series{Labels: r.Metric}
-		if r.Value != nil {
-			r.Values = append(r.Values, *r.Value)
-		}
-		for _, v := range r.Values {
-			s.Samples = append(s.Samples, v.sample)
-		}
-		all = append(all, s)
-	}
-	return all, nil
-}
-
-// point is a sample as Prometheus writes it: a number and a text.
-type point struct{ sample Sample }
-
-// UnmarshalJSON is for json.Unmarshal.
-func (p *point) UnmarshalJSON(text []byte) error {
-	var value string
-	if err := json.Unmarshal(text, &[]any{&p.sample.At, &value}); err != nil {
-		return err
-	}
-	v, err := strconv.ParseFloat(value, 64)
-	p.sample.Value = v
-	return err
+	return answer.Data.Result, nil
 }
 
 // Get reads what is at an address; anything but 200 is an error with what was answered.
