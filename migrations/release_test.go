@@ -3,22 +3,19 @@
 package migrations_test
 
 import (
-	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"namebridge/internal/postgres/testdb"
+	"namebridge/internal/promtest"
 	"namebridge/internal/simulator"
 )
 
@@ -50,18 +47,6 @@ func previousRelease(t *testing.T) string {
 	return commit
 }
 
-// build makes the program of a checkout.
-func build(t *testing.T, checkout, version string) string {
-	t.Helper()
-	to := filepath.Join(t.TempDir(), "namebridge")
-	command := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-ldflags", "-X main.version="+version, "-o", to, "./cmd/namebridge")
-	command.Dir = checkout
-	if out, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", version, err, out)
-	}
-	return to
-}
-
 // unpacked is a folder with the files of a commit.
 func unpacked(t *testing.T, commit string) string {
 	t.Helper()
@@ -80,7 +65,7 @@ func unpacked(t *testing.T, commit string) string {
 type world struct {
 	*simulator.Simulator
 	t       *testing.T
-	url     string
+	env     map[string]string
 	foreign map[int64]string
 	life    *simulator.Life
 }
@@ -95,37 +80,26 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	return &world{s, t, testdb.URL(t, nil), s.ForeignDigests("namecoach"), s.Life(simulator.LifeOptions{Seed: 1, Weights: simulator.Weights{
+	env := map[string]string{
+		"PATH": os.Getenv("PATH"), "HOME": os.Getenv("HOME"),
+		"DATABASE_URL": testdb.URL(t, nil), "NAMECOACH_URL": s.NameCoachURL(), "NAMECOACH_TOKEN": s.Token(), "NAMECOACH_REQUESTS_PER_15_MINUTES": "1000000",
+		"BLN_URL": s.BLNURL(), "BLN_ORGANIZATION_ID": fmt.Sprint(s.OrganizationID()), "BLN_USERNAME": s.Username(), "BLN_PASSWORD": s.Password(),
+		"BLN_REQUESTS_PER_SECOND": "5000",
+		"COLLECT_SCHEDULE":        "@every 1s", "SWEEP_SCHEDULE": "@every 24h", "CENSUS_SCHEDULE": "@every 24h", "WINDOW_SETTLE": "0s",
+	}
+	return &world{s, t, env, s.ForeignDigests("namecoach"), s.Life(simulator.LifeOptions{Seed: 1, Weights: simulator.Weights{
 		simulator.RecordsAnew: 5, simulator.RecordsFirst: 3, simulator.JoinsNameCoach: 2,
 	}})}
-}
-
-// command is a program on this world, not started yet.
-func (w *world) command(program string, args ...string) *exec.Cmd {
-	c := exec.CommandContext(w.t.Context(), program, args...)
-	for name, value := range map[string]string{
-		"PATH": os.Getenv("PATH"), "HOME": os.Getenv("HOME"),
-		"DATABASE_URL": w.url, "NAMECOACH_URL": w.NameCoachURL(), "NAMECOACH_TOKEN": w.Token(), "NAMECOACH_REQUESTS_PER_15_MINUTES": "1000000",
-		"BLN_URL": w.BLNURL(), "BLN_ORGANIZATION_ID": fmt.Sprint(w.OrganizationID()), "BLN_USERNAME": w.Username(), "BLN_PASSWORD": w.Password(),
-		"BLN_REQUESTS_PER_SECOND": "5000", "LISTEN_ADDR": "127.0.0.1:0",
-		"COLLECT_SCHEDULE": "@every 1s", "SWEEP_SCHEDULE": "@every 24h", "CENSUS_SCHEDULE": "@every 24h", "WINDOW_SETTLE": "0s",
-	} {
-		c.Env = append(c.Env, name+"="+value)
-	}
-	return c
 }
 
 // says runs a program to its end, which has to be a good one.
 func (w *world) says(program string, args ...string) string {
 	w.t.Helper()
-	c := w.command(program, args...)
-	var problems bytes.Buffer
-	c.Stderr = &problems
-	out, err := c.Output()
-	if err != nil {
-		w.t.Fatalf("%s: %v\n%s%s", strings.Join(args, " "), err, out, problems.String())
+	code, out, problems := promtest.Run(w.t, program, w.env, args...)
+	if code != 0 {
+		w.t.Fatalf("%s: exit code %d\n%s%s", strings.Join(args, " "), code, out, problems)
 	}
-	return string(out)
+	return out
 }
 
 // backfill runs one, and gives what it says it has written.
@@ -150,106 +124,38 @@ func (w *world) content() map[int64]string {
 	return all
 }
 
-// daemon is `serve`, running.
-type daemon struct {
-	*world
-	process *exec.Cmd
-	log     *log
-	ended   chan error
-}
-
-// log is what a process says.
-type log struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *log) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // serve starts the daemon and waits until it is ready.
-func (w *world) serve(program string) *daemon {
+func (w *world) serve(program string) *promtest.Daemon {
 	w.t.Helper()
-	d := &daemon{world: w, process: w.command(program, "serve"), log: &log{}, ended: make(chan error, 1)}
-	d.process.Stderr = d.log
-	if err := d.process.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	go func() { d.ended <- d.process.Wait() }()
-	d.eventually("ready", func() string {
-		status, text := d.ask("/readyz")
-		if status != http.StatusOK {
-			return fmt.Sprintf("/readyz: %d %s", status, text)
-		}
-		return ""
-	})
+	d := promtest.Serve(w.t, program, w.env)
+	promtest.Eventually(w.t, within, "it is ready", func() error { return w.ready(d) })
 	return d
 }
 
-// ask asks the daemon over HTTP: 0 where it does not answer.
-func (d *daemon) ask(path string) (int, string) {
-	for line := range strings.Lines(d.log.String()) {
-		var entry struct{ Msg, HTTP string }
-		if json.Unmarshal([]byte(line), &entry) != nil || entry.Msg != "starting" {
-			continue
-		}
-		res, err := http.Get("http://" + entry.HTTP + path) //nolint:noctx // a test's own server
-		if err != nil {
-			return 0, err.Error()
-		}
-		defer func() { _ = res.Body.Close() }()
-		body, err := io.ReadAll(res.Body)
-		if err != nil {
-			return 0, err.Error()
-		}
-		return res.StatusCode, strings.TrimSpace(string(body))
-	}
-	return 0, "it does not listen yet"
+func (w *world) ready(d *promtest.Daemon) error {
+	_, err := promtest.Get(w.t.Context(), "http://"+d.Address+"/readyz")
+	return err
 }
 
-// eventually waits until ok says nothing.
-func (d *daemon) eventually(what string, ok func() string) {
-	d.t.Helper()
-	problem := ""
-	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if problem = ok(); problem == "" {
-			return
-		}
+// carry has people change, and waits until the daemons have brought that to BLN.
+func (w *world) carry(changes int) {
+	w.t.Helper()
+	if n := len(w.life.Changes(changes)); n != changes {
+		w.t.Fatalf("%d changes, want %d", n, changes)
 	}
-	d.t.Fatalf("after %v not %s: %s\n%s", within, what, problem, d.log)
+	promtest.Eventually(w.t, within, "everybody's badge is right", func() error {
+		if wrong := w.Mismatches(3); len(wrong) > 0 {
+			return errors.New(strings.Join(wrong, "\n"))
+		}
+		return nil
+	})
 }
 
-// carries has people change, and waits until that is in BLN.
-func (d *daemon) carries(changes int) {
-	d.t.Helper()
-	if n := len(d.life.Changes(changes)); n != changes {
-		d.t.Fatalf("%d changes, want %d", n, changes)
-	}
-	d.eventually("right", func() string { return strings.Join(d.Mismatches(3), "\n") })
-}
-
-// stop ends the daemon as Kubernetes does, and waits for it.
-func (d *daemon) stop() {
-	d.t.Helper()
-	if err := d.process.Process.Signal(syscall.SIGTERM); err != nil {
-		d.t.Fatal(err)
-	}
-	select {
-	case err := <-d.ended:
-		if err != nil {
-			d.t.Errorf("it ended with %v\n%s", err, d.log)
-		}
-	case <-time.After(within):
-		d.t.Fatalf("it does not end\n%s", d.log)
+// stop ends a daemon as Kubernetes does: nothing may be wrong with that.
+func (w *world) stop(d *promtest.Daemon) {
+	w.t.Helper()
+	if code := d.Stop(); code != 0 {
+		w.t.Errorf("it ended with exit code %d", code)
 	}
 }
 
@@ -287,8 +193,7 @@ func (w *world) right(when string) {
 // releases work beside each other each time, as they do while a Deployment is rolled out.
 func TestTheReleaseBeforeRunsOnThePresentSchema(t *testing.T) {
 	t.Parallel()
-	release := previousRelease(t)
-	before, present := build(t, unpacked(t, release), release), build(t, "..", "present")
+	before, present := promtest.BuildIn(t, unpacked(t, previousRelease(t))), promtest.Build(t)
 	for name, born := range map[string]string{"a database of the release before": before, "a database of this one": present} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -303,18 +208,18 @@ func TestTheReleaseBeforeRunsOnThePresentSchema(t *testing.T) {
 				content := w.content()
 				old := w.serve(was)
 				d := w.serve(program)
-				if status, text := old.ask("/readyz"); status != http.StatusOK {
-					t.Errorf("%s: what runs already is not ready beside it any more: %d %s", step, status, text)
+				if err := w.ready(old); err != nil {
+					t.Errorf("%s: what runs already is not ready beside it any more: %v", step, err)
 				}
 				w.unchanged(step+", nothing changed", content)
-				d.carries(5)
-				old.stop()
-				d.carries(5)
+				w.carry(5)
+				w.stop(old)
+				w.carry(5)
 				content = w.content()
 				if written := w.backfill(program); written != 0 {
 					t.Errorf("%s: a backfill wrote %d people who were right", step, written)
 				}
-				d.stop()
+				w.stop(d)
 				if written := w.backfill(program); written != 0 {
 					t.Errorf("%s: a backfill by itself wrote %d people who were right", step, written)
 				}
@@ -324,39 +229,5 @@ func TestTheReleaseBeforeRunsOnThePresentSchema(t *testing.T) {
 				was = program
 			}
 		})
-	}
-}
-
-// A program older than its database works, and says what it found.
-func TestAProgramOlderThanItsDatabaseWorksAndSaysSo(t *testing.T) {
-	t.Parallel()
-	present := build(t, "..", "present")
-	w := newWorld(t)
-	w.backfill(present)
-	content := w.content()
-	c := connect(t, w.url)
-	for _, statement := range []string{`ALTER TABLE runs ADD COLUMN tomorrow text`, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, true)`} {
-		if _, err := c.Exec(t.Context(), statement); err != nil {
-			t.Fatal(err)
-		}
-	}
-	d := w.serve(present)
-	d.carries(5)
-	if said := d.log.String(); !strings.Contains(said, "the database has a newer schema than this program knows") {
-		t.Errorf("serve does not say what it found:\n%s", said)
-	}
-	d.stop()
-	if written := w.backfill(present); written != 0 {
-		t.Errorf("%d people were written who were right", written)
-	}
-	if len(content) != len(w.content()) {
-		t.Error("users have gone")
-	}
-	w.right("on a newer schema")
-	if said := w.says(present, "doctor"); !strings.Contains(said, "an older program on a newer schema: the database is at version 99") {
-		t.Errorf("doctor says:\n%s", said)
-	}
-	if said := w.says(present, "migrate", "status"); strings.Contains(said, "missing") || !strings.Contains(said, "applied  00099, by a newer program") {
-		t.Errorf("migrate status says:\n%s", said)
 	}
 }
