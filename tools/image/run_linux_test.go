@@ -1,16 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"maps"
-	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
@@ -20,7 +17,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -29,6 +25,7 @@ import (
 
 	"namebridge/internal/config"
 	"namebridge/internal/postgres/testdb"
+	"namebridge/internal/promtest"
 	"namebridge/internal/simulator"
 )
 
@@ -255,34 +252,16 @@ func TestTheImageServesAsTheComposeFileHasItAndWritesNoFile(t *testing.T) {
 		t.Fatalf("the healthcheck is %v, and %s is all that can be run", healthcheck, program)
 	}
 
-	cmd := c.command(t, env, service.Command...)
-	out, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	told := newLog(out)
-	go func() {
-		told.wait()
-		ended <- cmd.Wait()
-	}()
-	address := ""
-	eventually(t, "serving", func() string {
-		address = told.value("http")
-		if address == "" {
-			return "it does not say where it listens\n" + told.text()
-		}
-		return ""
+	daemon := promtest.Follow(t, c.command(t, env, service.Command...))
+	promtest.Eventually(t, within, "it is ready", func() error {
+		_, err := promtest.Get(t.Context(), "http://"+daemon.Address+"/readyz")
+		return err
 	})
-	eventually(t, "ready", func() string { return notOK(t, "http://"+address+"/readyz") })
-	eventually(t, "right for everybody", func() string {
+	promtest.Eventually(t, within, "everybody's badge is right", func() error {
 		if left := s.Truth().Totals.Written; left != 0 {
-			return fmt.Sprintf("%d people are still to be written\n%s", left, told.text())
+			return fmt.Errorf("%d people are still to be written", left)
 		}
-		return ""
+		return nil
 	})
 	if got := c.run(t, env, healthcheck[2:]...); got.code != 0 {
 		t.Errorf("the healthcheck fails beside a daemon that is well: exit code %d\n%s%s", got.code, got.stdout, got.stderr)
@@ -292,94 +271,17 @@ func TestTheImageServesAsTheComposeFileHasItAndWritesNoFile(t *testing.T) {
 	if got := c2.run(t, env, healthcheck[2:]...); got.code == 0 {
 		t.Errorf("the healthcheck is content without a database\n%s%s", got.stdout, got.stderr)
 	}
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
+	asked := time.Now()
+	if code := daemon.Stop(); code != 0 {
+		t.Errorf("it ended with exit code %d", code)
 	}
-	select {
-	case err := <-ended:
-		if err != nil {
-			t.Errorf("it ended with %v\n%s", err, told.text())
-		}
-	case <-time.After(time.Duration(*service.StopGracePeriod)):
-		t.Errorf("it has not stopped after %v, when Docker would kill it\n%s", *service.StopGracePeriod, told.text())
+	if took := time.Since(asked); took > time.Duration(*service.StopGracePeriod) {
+		t.Errorf("it has not stopped after %v, when Docker would kill it: it took %v", *service.StopGracePeriod, took)
 	}
 	if diff := cmp.Diff(before, contents(t, c.root)); diff != "" {
 		t.Errorf("it has written (-before +after)\n%s", diff)
 	}
-	if strings.Contains(told.text(), "read-only") || strings.Contains(told.text(), "permission denied") {
-		t.Errorf("it has tried to write\n%s", told.text())
+	if told := daemon.Log(); strings.Contains(told, "read-only") || strings.Contains(told, "permission denied") {
+		t.Errorf("it has tried to write\n%s", told)
 	}
-}
-
-// notOK says what is wrong with an answer; "" where it is 200.
-func notOK(t *testing.T, address string) string {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err.Error()
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil || response.StatusCode != http.StatusOK {
-		return fmt.Sprintf("%s: %s %v\n", response.Status, body, err)
-	}
-	return ""
-}
-
-// logged is what a daemon logs, line by line in JSON.
-type logged struct {
-	mu    sync.Mutex
-	lines []string
-	ended chan struct{}
-}
-
-func newLog(from io.Reader) *logged {
-	l := &logged{ended: make(chan struct{})}
-	go func() {
-		defer close(l.ended)
-		for lines := bufio.NewScanner(from); lines.Scan(); {
-			l.mu.Lock()
-			l.lines = append(l.lines, lines.Text())
-			l.mu.Unlock()
-		}
-	}()
-	return l
-}
-
-// wait waits until nothing more can come.
-func (l *logged) wait() { <-l.ended }
-
-func (l *logged) text() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Join(l.lines, "\n")
-}
-
-// value is the first that a line has under key; "" for none so far.
-func (l *logged) value(key string) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, line := range l.lines {
-		fields := map[string]any{}
-		if json.Unmarshal([]byte(line), &fields) == nil && fields[key] != nil {
-			return fmt.Sprint(fields[key])
-		}
-	}
-	return ""
-}
-
-// eventually waits until all is as it should be: until ok says nothing.
-func eventually(t *testing.T, what string, ok func() string) {
-	t.Helper()
-	problem := ""
-	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if problem = ok(); problem == "" {
-			return
-		}
-	}
-	t.Fatalf("after %v not %s: %s", within, what, problem)
 }
