@@ -1,5 +1,5 @@
-// Package supply holds tests of what a release is made of: that everything from elsewhere is named by a version that cannot move, and that the notes
-// and versions of a release agree.
+// Package supply holds tests of what a release is made of: that everything from elsewhere is named by a version, that the runners have what the tests need,
+// and that the notes and versions of a release agree.
 package supply
 
 import (
@@ -29,7 +29,7 @@ var (
 	npmVersion  = regexp.MustCompile(`@(\d|\$)`)
 )
 
-// moved says what of a file may be another thing tomorrow, a line each.
+// moved says what of a file may be another version tomorrow, a line each. (What stands behind a version may be built anew where there is no hash.)
 func moved(text string) (all []string) {
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
