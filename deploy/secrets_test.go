@@ -13,8 +13,55 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
+
+	"namebridge/internal/config"
 )
+
+func TestASecretIsNotTakenForAnEnvironmentVariable(t *testing.T) {
+	t.Parallel()
+	for _, v := range config.Variables {
+		if !v.Secret {
+			continue
+		}
+		_, err := template(t, minimal, "env: {"+v.Name+": hunter2}")
+		if err == nil || !strings.Contains(err.Error(), "'"+v.Name+"'") {
+			t.Errorf("env.%s: %v", v.Name, err)
+		}
+	}
+}
+
+func TestNoMessageShowsASecret(t *testing.T) {
+	t.Parallel()
+	for _, values := range []string{
+		"env: {NAMECOACH_TOKEN: hunter2}", "env: {NAMECOACH_TOKEN_FILE: hunter2}", "env: {DATABASE_URL_FILE: 'postgres://u:hunter2@h/d'}",
+		"env: {HTTPS_PROXY: 'u:hunter2'}\nreplicas: 0", "env: {HTTPS_PROXY: 'http://u:hunter2@proxy:3128'}", "env: {HTTPS_PROXY: 'u:hunter2@proxy:3128'}",
+		"env: {BLN_URL: 'https://u:hunter2@bln.example.edu'}", "secret: {existing: '', create: true, values: {DATABASE_URL: 'mysql://u:hunter2@h/d'}}",
+		"secret: {existing: '', create: true, values: {ADMIN_PASSWORD_HASH: hunter2}}", "secret: {values: {NAMECOACH_TOKEN: hunter2, NAMECOACH_TOKN: hunter2}}",
+		"secret: {existing: '', create: true, values: {NAMECOACH_TOKEN: [hunter2]}}", "secret: {from: {NAMECOACH_TOKEN: hunter2}}",
+	} {
+		if _, err := template(t, minimal, values); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", values, err)
+		}
+	}
+}
+
+func TestOtherSecretsStartOtherPods(t *testing.T) {
+	t.Parallel()
+	const created = chart + "/ci/secret-created.yaml"
+	pod := func(extra string) map[string]any {
+		metadata, _, _ := kind(t, render(t, created, extra), "Deployment")[0].pod()
+		return metadata
+	}
+	first := pod("")
+	if same := pod("replicas: 5"); !cmp.Equal(first, same) {
+		t.Error("the pods are started anew though nothing of theirs has changed")
+	}
+	if other := pod("secret: {values: {NAMECOACH_TOKEN: other}}"); cmp.Equal(first, other) {
+		t.Error("another token does not reach the pods")
+	}
+}
 
 // A Secret of somebody else often holds the user beside the password, and a proxy's address has a password in it now and then.
 func TestAUserAndAProxyMayComeFromASecret(t *testing.T) {
@@ -90,34 +137,5 @@ func TestTheChecksumOfSecretsIsNotAQuickOne(t *testing.T) {
 	}
 	if first == checksum("--namespace", "others") {
 		t.Error("another namespace has the same checksum: who tries passwords tries them for all at once")
-	}
-}
-
-func TestPrometheusOfOpenShiftMayScrape(t *testing.T) {
-	t.Parallel()
-	policy := kind(t, render(t, chart+"/ci/openshift.yaml", ""), "NetworkPolicy")[0]
-	const want = "namespaceSelector:map[matchLabels:map[kubernetes.io/metadata.name:openshift-user-workload-monitoring]]"
-	if got := fmt.Sprint(at(policy, "spec", "ingress")); !strings.Contains(got, want) {
-		t.Errorf("%s\nhas no %s", got, want)
-	}
-}
-
-// kubectl follows five pods and refuses more, unless it is told.
-func TestTheLogsOfManyBackfillsCanBeFollowed(t *testing.T) {
-	t.Parallel()
-	for _, file := range []string{"../docs/kubernetes.md", chart + "/templates/NOTES.txt"} {
-		content, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		commands := regexp.MustCompile("kubectl logs .*--follow.*--selector.*").FindAllString(string(content), -1)
-		if len(commands) == 0 {
-			t.Errorf("%s follows nothing", file)
-		}
-		for _, command := range commands {
-			if !strings.Contains(command, "--max-log-requests 100") {
-				t.Errorf("%s: %s", file, command)
-			}
-		}
 	}
 }
