@@ -3,25 +3,30 @@
 package alerts
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
 
-// short are values that make no case longer than some hours.
-var short = values{replicas: 2, collectLateSeconds: 1800, sweepLateSeconds: 4 * 3600, censusLateSeconds: 8 * 3600}
+// short are values that make no case longer than some hours, for the deployment that the cases are about.
+var short = values{replicas: 2, collectLateSeconds: 1800, sweepLateSeconds: 4 * 3600, censusLateSeconds: 8 * 3600, namespace: "prod", job: "namebridge"}
 
 // calm is what two replicas tell, once a minute, of a bridge that is well: the series in promtool's words. Time begins in 1970.
 var calm = map[string]string{
-	`namebridge_build_info{version="1"}`:                                                                   `1x1600`,
-	`namebridge_database_up`:                                                                               `1x1600`,
-	`process_start_time_seconds`:                                                                           `5x1600`,
-	`namebridge_halted{bridge="acme"}`:                                                                     `0x1600`,
-	`namebridge_quarantined_runs{bridge="acme"}`:                                                           `0x1600`,
+	`up`:                                         `1x1600`,
+	`namebridge_build_info{version="1"}`:         `1x1600`,
+	`namebridge_database_up`:                     `1x1600`,
+	`process_start_time_seconds`:                 `5x1600`,
+	`namebridge_halted{bridge="acme"}`:           `0x1600`,
+	`namebridge_quarantined_runs{bridge="acme"}`: `0x1600`,
 	`namebridge_last_success_timestamp_seconds{bridge="acme",kind="collect"}`:                              `0+60x1600`,
 	`namebridge_last_success_timestamp_seconds{bridge="acme",kind="sweep"}`:                                `0+60x1600`,
 	`namebridge_last_success_timestamp_seconds{bridge="acme",kind="census"}`:                               `0+60x1600`,
@@ -50,6 +55,7 @@ var calm = map[string]string{
 
 // The series that cases change.
 const (
+	up          = `up`
 	build       = `namebridge_build_info{version="1"}`
 	database    = `namebridge_database_up`
 	started     = `process_start_time_seconds`
@@ -77,7 +83,8 @@ const (
 	retryable   = `namebridge_jobs{bridge="acme",state="retryable"}`
 )
 
-// told is series by their names: of both replicas, unless they begin with "a " or "b ". What is told nothing of, "", is not there.
+// told is series by their names: of both replicas, unless they begin with "a " or "b ", or with "staging/a ", of a deployment beside.
+// What is told nothing of, "", is not there.
 type told map[string]string
 
 // look is what fires at a moment, and nothing else does.
@@ -119,9 +126,20 @@ func gone(after string) told {
 	return all
 }
 
+// staging is what the only replica of another deployment tells besides what is said of it, in the same Prometheus.
+func staging(said told) told {
+	all := told{}
+	for series, values := range calm {
+		all["staging/a "+series] = values
+	}
+	maps.Copy(all, said)
+	return all
+}
+
 var ruleCases = []ruleCase{
 	{"NamebridgeDown", fires, "no replica answers", gone(`20`), []look{none("25m"), one("27m", "NamebridgeDown"), one("3h", "NamebridgeDown")}},
 	{"NamebridgeDown", fires, "there has never been one", gone(``), []look{none("4m"), one("6m", "NamebridgeDown")}},
+	{"NamebridgeDown", fires, "there has never been one, but one of another deployment", staging(gone(``)), []look{none("4m"), one("6m", "NamebridgeDown")}},
 	{"NamebridgeDown", silent, "one of two answers", told{"a " + build: `1x10 stale`}, []look{none("1h")}},
 	{"NamebridgeDown", restart, "both are away for four minutes", told{build: `1x10 stale _x3 1x100`}, []look{none("15m"), none("40m")}},
 
@@ -134,6 +152,7 @@ var ruleCases = []ruleCase{
 	{"NamebridgeReplicasMissing", fires, "one does not answer", told{"a " + build: `1x10 stale`, "a " + database: `1x10 stale`}, []look{none("25m"), one("27m", "NamebridgeReplicasMissing")}},
 	{"NamebridgeReplicasMissing", fires, "one does not reach the database", told{"a " + database: `1x10 0x100`}, []look{none("25m"), one("27m", "NamebridgeReplicasMissing")}},
 	{"NamebridgeReplicasMissing", silent, "a third is more than enough", told{"c " + build: `1x60 stale`, "c " + database: `1x60 stale`}, []look{none("30m"), none("90m")}},
+	{"NamebridgeReplicasMissing", silent, "another deployment is to have one only", staging(nil), []look{none("1h")}},
 	{"NamebridgeReplicasMissing", restart, "one after the other is replaced", told{"a " + database: `1x10 stale _x10 1x100`, "b " + database: `1x22 stale _x10 1x100`}, []look{none("20m"), none("32m"), none("1h")}},
 
 	{"NamebridgeRestarting", fires, "one is started anew three times", told{"a " + started: `5x10 700x10 1300x10 1900x100`}, []look{none("30m"), one("34m", "NamebridgeRestarting"), none("100m")}},
@@ -191,6 +210,9 @@ var ruleCases = []ruleCase{
 	{"NamebridgeCollectLate", silent, "the database is away: that has an alert of its own", told{collected: `0+60x10 600x200`, cursor: `0+60x10 570x200`, database: `1x10 0x200`}, []look{
 		one("2h", "NamebridgeDatabaseDown"),
 	}},
+	{"NamebridgeCollectLate", silent, "another deployment collects once a day, sweeps once a week and takes no census", staging(told{
+		"staging/a " + collected: `0x600`, "staging/a " + cursor: `0x600`, "staging/a " + swept: `0x600`, "staging/a " + counted: ``,
+	}), []look{none("1h"), none("10h")}},
 	{"NamebridgeCollectLate", fires, "another bridge is halted, which is no reason for this one", told{
 		collected: `0+60x10 600x200`, cursor: `0+60x10 570x200`, `namebridge_halted{bridge="globex"}`: `0x10 1x200`,
 		`namebridge_last_success_timestamp_seconds{bridge="globex",kind="collect"}`: `0+60x200`, `namebridge_last_success_timestamp_seconds{bridge="globex",kind="sweep"}`: `0+60x200`,
@@ -236,6 +258,9 @@ var ruleCases = []ruleCase{
 	{"NamebridgeWritesFailing", silent, "nine wait", told{pending: `0x10 9x200`, verified: `0+2x10 20x200`}, []look{none("2h")}},
 	{"NamebridgeWritesFailing", silent, "many wait, and one is written now and then", told{pending: `0x10 500-1x200`, verified: `0x20 1x20 2x20 3x20 4x20 5x20`}, []look{none("2h")}},
 	{"NamebridgeWritesFailing", silent, "a command beside the daemons writes them", told{pending: `0x10 9000-10x400`, verified: `0+2x10 20x400`}, []look{none("1h"), none("3h")}},
+	{"NamebridgeWritesFailing", silent, "a sweep finds forty, and after half an hour less five minutes they are written", told{
+		pending: `0x59 40x24 0x200`, verified: `0x85 40x200`,
+	}, []look{none("75m"), none("84m"), none("2h")}},
 	{"NamebridgeWritesFailing", silent, "they wait for a person to approve", told{pending: `0x10 40x200`, verified: `0+2x10 20x200`, quarantined: `0x10 1x200`}, []look{
 		one("2h", "NamebridgeQuarantined bridge=acme"),
 	}},
@@ -246,6 +271,9 @@ var ruleCases = []ruleCase{
 	{"NamebridgePendingStuck", fires, "two wait for four hours", told{pending: `0x10 2x400`}, []look{none("255m"), one("270m", "NamebridgePendingStuck bridge=acme")}},
 	{"NamebridgePendingStuck", silent, "for once nobody waits", told{pending: `0x10 2x100 0 2x400`}, []look{none("265m"), none("350m")}},
 	{"NamebridgePendingStuck", silent, "many wait, and they become fewer", told{pending: `0x10 90000-100x500`}, []look{none("265m"), none("400m")}},
+	{"NamebridgePendingStuck", silent, "each sweep has something to write for 25 minutes", told{pending: strings.Repeat(`0x214 500x24 `, 3)}, []look{
+		none("232m"), none("240m"), none("478m"), none("500m"),
+	}},
 	{"NamebridgePendingStuck", restart, "nobody tells anything now and then", told{pending: `0x10 2x100 stale _x3 2x100 stale _x3 2x400`}, []look{
 		none("255m"), one("270m", "NamebridgePendingStuck bridge=acme"),
 	}},
@@ -275,6 +303,13 @@ var ruleCases = []ruleCase{
 	}, []look{none("515m"), one("535m", "NamebridgeCensusLate bridge=acme")}},
 
 	{"NamebridgeBudgetExhausted", fires, "no answer has told of ten requests", told{budget: `900x10 9x200`}, []look{none("50m"), one("52m", "NamebridgeBudgetExhausted bridge=acme api=namecoach")}},
+	{"NamebridgeBudgetExhausted", fires, "a replica that last asked an hour ago knows of more", told{"b " + budget: `900x10 2x200`, "a " + ncOK: `0+1x5 5x200`}, []look{
+		none("45m"), one("75m", "NamebridgeBudgetExhausted bridge=acme api=namecoach"), one("150m", "NamebridgeBudgetExhausted bridge=acme api=namecoach"),
+	}},
+	{"NamebridgeBudgetExhausted", fires, "nobody asks until the next period begins", told{budget: `900x10 2x200`, ncOK: `0+1x10 10x14 12x14 14x14 16x14 18x14 20x14 22x100`}, []look{
+		none("45m"), one("75m", "NamebridgeBudgetExhausted bridge=acme api=namecoach"), one("90m", "NamebridgeBudgetExhausted bridge=acme api=namecoach"),
+	}},
+	{"NamebridgeBudgetExhausted", silent, "a replica that waits has nothing left, and the other has", told{"a " + budget: `900x10 0x200`, "b " + budget: `900x10 50x200`}, []look{none("1h"), none("2h")}},
 	{"NamebridgeBudgetExhausted", silent, "each period begins with enough", told{budget: strings.Repeat(`900 400 100 3x11 `, 10)}, []look{none("50m"), none("100m")}},
 	{"NamebridgeBudgetExhausted", silent, "ten are left", told{budget: `900x10 10x200`}, []look{none("2h")}},
 	{"NamebridgeBudgetExhausted", restart, "who starts has had no answer yet", told{budget: `900x10 2x20 stale _x6 2x200`}, []look{
@@ -282,12 +317,16 @@ var ruleCases = []ruleCase{
 	}},
 
 	{"NamebridgeThrottled", fires, "one of five is turned away", told{ncOK: `0+4x200`, ncBusy: `0x10 0+1x200`}, []look{none("30m"), one("60m", "NamebridgeThrottled bridge=acme api=namecoach")}},
+	{"NamebridgeThrottled", silent, "one of six, at a bridge with little to ask", told{"a " + ncOK: `0x4 1x4 2x4 3x4 4x4 5x4 6x60`, "b " + ncOK: `0x200`, "a " + ncBusy: `0x12 1x200`, "b " + ncBusy: `0x200`}, []look{
+		none("20m"), none("30m"), none("40m"),
+	}},
 	{"NamebridgeThrottled", silent, "one of eleven", told{ncOK: `0+10x200`, ncBusy: `0+1x200`}, []look{none("2h")}},
 	{"NamebridgeThrottled", restart, "the counters begin anew", told{ncOK: `0+10x30 stale _x2 0+10x100`, ncBusy: `1000x30 stale _x2 0x100`}, []look{none("40m"), none("1h")}},
 
 	{"NamebridgeRunsFailing", fires, "three collects within three hours", told{"a " + failedRuns: `0x10 1x10 2x10 3x300`}, []look{
 		none("30m"), one("35m", "NamebridgeRunsFailing bridge=acme kind=collect"), none("220m"),
 	}},
+	{"NamebridgeRunsFailing", fires, "two by either replica", told{failedRuns: `0x14 1x2 2x200`}, []look{none("14m"), one("35m", "NamebridgeRunsFailing bridge=acme kind=collect")}},
 	{"NamebridgeRunsFailing", silent, "one by either replica", told{failedRuns: `0x10 1x300`}, []look{none("1h")}},
 	{"NamebridgeRunsFailing", restart, "the counters begin anew", told{failedRuns: `7x10 stale _x2 0x10 stale _x2 0x300`}, []look{none("30m"), none("1h")}},
 
@@ -320,7 +359,11 @@ func promtoolCases(t *testing.T, rules, every string, cases []ruleCase) string {
 			if values == "" {
 				return
 			}
-			labels := fmt.Sprintf(`namespace="prod",job="namebridge",instance="%s:8080"`, replica)
+			namespace, instance, ok := strings.Cut(replica, "/")
+			if !ok {
+				namespace, instance = "prod", replica
+			}
+			labels := fmt.Sprintf(`namespace=%q,job="namebridge",instance="%s:8080"`, namespace, instance)
 			if bare, rest, ok := strings.Cut(name, "{"); ok {
 				name = bare + "{" + labels + "," + rest
 			} else {
@@ -353,7 +396,7 @@ func promtoolCases(t *testing.T, rules, every string, cases []ruleCase) string {
 		for _, l := range c.looks {
 			samples := []any{}
 			for _, f := range l.firing {
-				var labels []string
+				labels := []string{`namespace="prod"`, `job="namebridge"`}
 				for i, word := range strings.Fields(f) {
 					if i == 0 {
 						word = "alertname=" + word
@@ -364,7 +407,7 @@ func promtoolCases(t *testing.T, rules, every string, cases []ruleCase) string {
 				samples = append(samples, map[string]any{"labels": "{" + strings.Join(labels, ",") + "}", "value": 1})
 			}
 			looks = append(looks, map[string]any{
-				"expr": `max by (alertname, bridge, api, kind) (ALERTS{alertstate="firing"})`, "eval_time": l.at, "exp_samples": samples,
+				"expr": `max by (alertname, namespace, job, bridge, api, kind) (ALERTS{alertstate="firing"})`, "eval_time": l.at, "exp_samples": samples,
 			})
 		}
 		groups = append(groups, map[string]any{
@@ -378,13 +421,104 @@ func promtoolCases(t *testing.T, rules, every string, cases []ruleCase) string {
 	return string(text)
 }
 
-// Each alert fires when it should, does not just before, and is neither raised nor put off by a restart; and nothing else fires beside it.
+// samples is a series in promtool's words, minute by minute; nil is none, and the others are whole numbers or "stale".
+func samples(values string) (all []any) {
+	number := regexp.MustCompile(`^(-?\d+)([+-]\d+)?(?:x(\d+))?$`)
+	atoi := func(s string) int {
+		n, err := strconv.Atoi(cmp.Or(s, "0"))
+		if err != nil {
+			panic(err) // a mistake in the table
+		}
+		return n
+	}
+	for word := range strings.FieldsSeq(values) {
+		if n, ok := strings.CutPrefix(word, "_"); ok {
+			all = append(all, make([]any, max(1, atoi(strings.TrimPrefix(n, "x"))))...)
+		} else if word == "stale" {
+			all = append(all, word)
+		} else {
+			found := number.FindStringSubmatch(word)
+			for i := range atoi(found[3]) + 1 {
+				all = append(all, atoi(found[1])+i*atoi(found[2]))
+			}
+		}
+	}
+	return all
+}
+
+// replaced is a case in which each replica is replaced by a new one, under another name, again and again: a rollout, a node that is drained.
+// The new one is there two minutes before the old one ends. What a process counts begins anew with it.
+func (c ruleCase) replaced() ruleCase {
+	life := 23
+	if c.long() {
+		life = 97
+	}
+	all := told{}
+	series := maps.Clone(calm)
+	for name, values := range c.told {
+		if strings.Contains(name, " ") { // of another deployment
+			all[name] = values
+		} else {
+			series[name] = values
+		}
+	}
+	for name, values := range series {
+		minutes := samples(values)
+		if len(minutes) > c.minutes()+1 {
+			minutes = minutes[:c.minutes()+1]
+		}
+		bare, _, _ := strings.Cut(name, "{")
+		counter := bare != "namebridge_late_found_total" && (strings.HasSuffix(bare, "_total") || strings.HasSuffix(bare, "_count"))
+		for slot, first := range map[string]int{"a": life, "b": life / 2} {
+			all[slot+" "+name] = ""
+			for pod, from, to := 0, 0, first; from < len(minutes); pod, from, to = pod+1, to-2, to+life {
+				part := slices.Clone(minutes[from:min(to, len(minutes))])
+				if begin := slices.IndexFunc(part, func(v any) bool { _, ok := v.(int); return ok }); begin >= 0 && counter && pod > 0 {
+					base := part[begin].(int)
+					for i, v := range part {
+						if n, ok := v.(int); ok {
+							part[i] = n - base
+						}
+					}
+				}
+				words := make([]string, from, len(minutes)+1)
+				for i := range words {
+					words[i] = "_"
+				}
+				for _, v := range part {
+					if v == nil {
+						v = "_"
+					}
+					words = append(words, fmt.Sprint(v))
+				}
+				all[fmt.Sprintf("%s%d %s", slot, pod, name)] = strings.Join(append(words, "stale"), " ")
+			}
+		}
+	}
+	return ruleCase{c.alert, c.sort, c.name + ", and replicas are replaced again and again", all, c.looks}
+}
+
+// replaceable is that it is nothing to the case which replica tells what.
+func (c ruleCase) replaceable() bool {
+	for name := range c.told {
+		if replica, _, ok := strings.Cut(name, " "); ok && !strings.Contains(replica, "/") {
+			return false
+		}
+	}
+	return c.sort != restart
+}
+
+// Each alert fires when it should, does not just before, and is neither raised nor put off by a restart, nor by pods that are replaced; and
+// nothing else fires beside it.
 func TestEachAlertFiresWhenItShouldAndOnlyThen(t *testing.T) {
 	t.Parallel()
 	rules := save(t, "alerts.yaml", render(t, short))
 	isLong := map[bool][]ruleCase{}
 	for _, c := range ruleCases {
 		isLong[c.long()] = append(isLong[c.long()], c)
+		if c.replaceable() {
+			isLong[c.long()] = append(isLong[c.long()], c.replaced())
+		}
 	}
 	for long, every := range map[bool]string{true: "5m", false: "1m"} {
 		t.Run("every "+every, func(t *testing.T) {
@@ -394,10 +528,40 @@ func TestEachAlertFiresWhenItShouldAndOnlyThen(t *testing.T) {
 	}
 }
 
+// plainCases are of the rules that know of one replica only, or of no number.
+var plainCases = []ruleCase{
+	{"NamebridgeReplicasMissing", fires, "one host does not answer", told{
+		"a " + up: `1x10 0x200`, "a " + build: `1x10 stale`, "a " + database: `1x10 stale`,
+	}, []look{none("25m"), one("27m", "NamebridgeReplicasMissing"), one("2h", "NamebridgeReplicasMissing")}},
+	{"NamebridgeReplicasMissing", fires, "one host does not reach the database", told{"a " + database: `1x10 0x100`}, []look{
+		none("25m"), one("27m", "NamebridgeReplicasMissing"),
+	}},
+	{"NamebridgeReplicasMissing", silent, "none answers: that has an alert of its own", func() told {
+		all := gone(`20`)
+		all[up] = `1x20 0x200`
+		return all
+	}(), []look{one("27m", "NamebridgeDown"), one("1h", "NamebridgeDown")}},
+	{"NamebridgeReplicasMissing", silent, "one is not asked any more", told{"a " + up: `1x10 stale`, "a " + build: `1x10 stale`, "a " + database: `1x10 stale`}, []look{none("1h")}},
+	{"NamebridgeReplicasMissing", restart, "it is away for fourteen minutes", told{
+		"a " + up: `1x10 0x13 1x100`, "a " + build: `1x10 stale _x13 1x100`, "a " + database: `1x10 stale _x13 1x100`,
+	}, []look{none("24m"), none("40m")}},
+}
+
+// Without Kubernetes nobody says how many there should be: who is to be asked is known all the same.
+func TestThePlainRulesTellOfAHostThatDoesNotWork(t *testing.T) {
+	t.Parallel()
+	plain, err := filepath.Abs("plain.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	promtool(t, "test", "rules", save(t, "cases.yaml", promtoolCases(t, plain, "1m", plainCases)))
+}
+
 func TestEachAlertHasACaseOfEachSort(t *testing.T) {
 	t.Parallel()
-	seen := map[string]map[sort]bool{}
+	seen, survives := map[string]map[sort]bool{}, map[string]bool{}
 	for _, c := range ruleCases {
+		survives[c.alert] = survives[c.alert] || c.replaceable() && c.sort == fires
 		if seen[c.alert] == nil {
 			seen[c.alert] = map[sort]bool{}
 		}
@@ -409,11 +573,14 @@ func TestEachAlertHasACaseOfEachSort(t *testing.T) {
 			t.Errorf("%s, %s: it does not fire in the case that is to show that it does", c.alert, c.name)
 		}
 	}
-	for _, r := range written(t) {
+	for _, r := range written(t, usual) {
 		for _, s := range []sort{fires, silent, restart} {
 			if !seen[r.alert][s] {
 				t.Errorf("%s has no case in which it %s", r.alert, s)
 			}
+		}
+		if looksBack := regexp.MustCompile(`\[(\d\dm|\d+[hd])|offset`).MatchString(r.expr); looksBack && !survives[r.alert] && r.alert != "NamebridgeRestarting" {
+			t.Errorf("%s looks back, and has no case in which it fires though replicas are replaced", r.alert)
 		}
 		delete(seen, r.alert)
 	}

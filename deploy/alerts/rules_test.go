@@ -40,10 +40,18 @@ func TestMain(m *testing.M) {
 type values struct {
 	replicas                                                int
 	collectLateSeconds, sweepLateSeconds, censusLateSeconds int
+	// The release that the rules are bound to; "": they watch every deployment that Prometheus does.
+	namespace, job string
 }
 
 // usual are the chart's defaults.
 var usual = values{replicas: 2, collectLateSeconds: 1800, sweepLateSeconds: 36 * 3600, censusLateSeconds: 9 * 24 * 3600}
+
+// of are the same, bound to a release.
+func (v values) of(namespace, job string) values {
+	v.namespace, v.job = namespace, job
+	return v
+}
 
 const runbookURL = "https://runbooks.example/operations"
 
@@ -58,8 +66,12 @@ func render(t *testing.T, v values) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ours := ""
+	if v.job != "" {
+		ours = fmt.Sprintf("namespace=%q, job=%q", v.namespace, v.job)
+	}
 	var text strings.Builder
-	if err := parsed.Execute(&text, map[string]any{"Values": map[string]any{
+	if err := parsed.Execute(&text, map[string]any{"ours": ours, "replicas": v.replicas, "Values": map[string]any{
 		"replicas": v.replicas,
 		"monitoring": map[string]any{
 			"runbookURL": runbookURL,
@@ -96,12 +108,12 @@ func promtool(t *testing.T, args ...string) {
 }
 
 // rule is what is written down of an alert, its templates as they are.
-type rule struct{ alert, hold, severity, summary, description, runbook string }
+type rule struct{ alert, expr, hold, severity, summary, description, runbook string }
 
-// written are the rules of the file in their order.
-func written(t *testing.T) (all []rule) {
+// written are the rules of the file in their order, as they are rendered with the values.
+func written(t *testing.T, v values) (all []rule) {
 	t.Helper()
-	text := render(t, usual)
+	text := render(t, v)
 	starts := regexp.MustCompile(`(?m)^      - alert: `).FindAllStringIndex(text, -1)
 	for i, s := range starts {
 		end := len(text)
@@ -116,7 +128,7 @@ func written(t *testing.T) (all []rule) {
 			return ""
 		}
 		all = append(all, rule{
-			alert: field(`- alert: (\w+)$`), hold: field(`^        for: (\w+)$`), severity: field(`^        labels: \{severity: (\w+)\}$`),
+			alert: field(`- alert: (\w+)$`), expr: field(`^        expr: ((?s:.*?))^        \w`), hold: field(`^        for: (\w+)$`), severity: field(`^        labels: \{severity: (\w+)\}$`),
 			summary: field(`^          summary: (?:>-\n)?(.*)$`), description: field(`^          description: (?:>-\n)?(.*)$`), runbook: field(`^          runbook_url: "(.*)"$`),
 		})
 	}
@@ -151,13 +163,14 @@ func faster(text string, factor int, mostHold, mostRange time.Duration) string {
 func TestTheRulesAreWhatPrometheusTakes(t *testing.T) {
 	t.Parallel()
 	promtool(t, "check", "rules", save(t, "alerts.yaml", render(t, usual)))
+	promtool(t, "check", "rules", save(t, "alerts.yaml", render(t, usual.of("prod", "namebridge"))))
 	promtool(t, "check", "rules", save(t, "alerts.yaml", faster(render(t, usual), 60, 5*time.Second, 30*time.Second)))
 }
 
 // Whoever is woken must be told by what, what it means for people, and what to do first.
 func TestEveryAlertSaysWhatItMeansAndWhatToDoFirst(t *testing.T) {
 	t.Parallel()
-	all := written(t)
+	all := written(t, usual)
 	if len(all) < 15 {
 		t.Fatalf("only %d alerts were found in %s", len(all), rulesFile)
 	}
@@ -193,7 +206,7 @@ func TestEveryAlertHasAPageAndEveryPageAnAlert(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range written(t) {
+	for _, r := range written(t, usual) {
 		alerts = append(alerts, r.alert)
 		if row := fmt.Sprintf("| [%s](%s.md) | %s |", r.alert, r.alert, r.severity); !strings.Contains(string(index), row) {
 			t.Errorf("%s/README.md has no row that begins with %q", runbooks, row)
@@ -296,23 +309,61 @@ func TestTheValuesAreTheDefaultsOfTheChart(t *testing.T) {
 	}
 }
 
-// Helm makes of the file what is tested here.
+// Helm makes of the file what is tested here. Which job the series have is known where the chart's ServiceMonitor brings them.
 func TestTheChartRendersTheRulesThatAreTested(t *testing.T) {
 	t.Parallel()
 	programs, err := filepath.Glob("../../.cache/bin/helm-v*")
 	if err != nil || len(programs) == 0 {
 		t.Fatalf("there is no helm in .cache/bin, %v: make test-deploy builds it", err)
 	}
-	out, err := exec.CommandContext(t.Context(), slices.Max(programs), "template", "namebridge", "../chart/namebridge", "--values", "../chart/namebridge/ci/minimal.yaml",
-		"--set", "monitoring.alerts.enabled=true,monitoring.runbookURL="+runbookURL, "--show-only", "templates/prometheusrule.yaml").Output()
-	if err != nil {
-		t.Fatalf("helm template: %v", err)
+	one := usual
+	one.replicas = 1
+	for set, want := range map[string]values{
+		"": usual,
+		",replicas=1,podDisruptionBudget.enabled=false":                  one,
+		",monitoring.serviceMonitor.enabled=true":                        usual.of("people", "acme-namebridge"),
+		",monitoring.serviceMonitor.enabled=true,fullnameOverride=names": usual.of("people", "names"),
+	} {
+		t.Run(set, func(t *testing.T) {
+			t.Parallel()
+			out, err := exec.CommandContext(t.Context(), slices.Max(programs), "template", "acme", "../chart/namebridge", "--namespace", "people",
+				"--values", "../chart/namebridge/ci/minimal.yaml", "--set", "monitoring.alerts.enabled=true,monitoring.runbookURL="+runbookURL+set,
+				"--show-only", "templates/prometheusrule.yaml").Output()
+			if err != nil {
+				t.Fatalf("helm template: %v", err)
+			}
+			_, spec, _ := strings.Cut(string(out), "\nspec:\n")
+			plain := func(text string) string {
+				return strings.TrimSpace(regexp.MustCompile(`(?m)[ \t]+$`).ReplaceAllString(text, ""))
+			}
+			if got := plain(regexp.MustCompile(`(?m)^  `).ReplaceAllString(spec, "")); got != plain(render(t, want)) {
+				t.Errorf("the chart renders other rules:\n%s", got)
+			}
+		})
 	}
-	_, spec, _ := strings.Cut(string(out), "\nspec:\n")
-	plain := func(text string) string {
-		return strings.TrimSpace(regexp.MustCompile(`(?m)[ \t]+$`).ReplaceAllString(text, ""))
+}
+
+// A rule that looks at another deployment's series tells its people by the wrong numbers.
+func TestEveryRuleOfAReleaseLooksAtItsOwnSeriesOnly(t *testing.T) {
+	t.Parallel()
+	var found [][]string
+	for _, replicas := range []int{1, 2} {
+		v := usual.of("people", "names")
+		v.replicas = replicas
+		for _, r := range written(t, v) {
+			of := regexp.MustCompile(`\b(?:namebridge_[a-z_]+|process_start_time_seconds|up)\b(\{[^}]*\})?`).FindAllStringSubmatch(r.expr, -1)
+			if len(of) == 0 {
+				t.Errorf("%s looks at nothing: %s", r.alert, r.expr)
+			}
+			found = append(found, of...)
+		}
 	}
-	if got := plain(regexp.MustCompile(`(?m)^  `).ReplaceAllString(spec, "")); got != plain(render(t, usual)) {
-		t.Errorf("the chart renders other rules:\n%s", got)
+	if len(found) < 80 {
+		t.Fatalf("only %d selectors were found", len(found))
+	}
+	for _, f := range found {
+		if !strings.Contains(f[1], `namespace="people", job="names"`) {
+			t.Errorf("%s is of every deployment", f[0])
+		}
 	}
 }

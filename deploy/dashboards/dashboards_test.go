@@ -280,7 +280,7 @@ func TestThresholdsAreThoseOfTheAlerts(t *testing.T) {
 		compare(t, values, pattern, want)
 	}
 	for pattern, want := range map[string]float64{
-		`namebridge_api_budget_remaining\[10m\]\)\) < (\d+)`: budgetLow, `\[30m\]\)\) > ([\d.]+)\n\s+for: 15m\n(?:.*\n){3}.*429`: turnedAway,
+		`namebridge_api_budget_remaining.*\n(?:.*\n){2}\s+\) < (\d+)\n`: budgetLow, `\n\s+/ sum .*namebridge_api_requests_total.*\) > ([\d.]+)\n`: turnedAway,
 	} {
 		compare(t, rules, pattern, want)
 	}
