@@ -112,6 +112,7 @@ generated: ## check that they are the current ones
 .PHONY: modules
 modules: ## check go.mod, go.sum and what was downloaded
 	$(GO) mod tidy -diff
+	$(GO) -C tools/image mod tidy -diff # it uses packages of ours
 	$(GO) mod verify
 
 .PHONY: licenses
