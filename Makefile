@@ -86,6 +86,7 @@ bench: postgres ## every benchmark
 .PHONY: lint
 lint: $(LINT) ## formatting, linters and import rules (.golangci.yaml)
 	$(LINT) run ./...
+	cd tools/image && $(CURDIR)/$(LINT) run ./...
 
 .PHONY: format
 format: $(LINT) ## format the code as lint wants it

@@ -409,8 +409,10 @@ func TestOfSomebodyHeldWhatAnyOfTheRowsSaysMayStay(t *testing.T) {
 	c := start(t, Options{})
 	id := c.s.AddUser(NewUser{Username: "ada@x.example", ExternalID: "S-1", OtherInfo: "{}"})
 	for n, link := range []string{"https://www.name-coach.com/ada", "https://www.name-coach.com/ada-2", "javascript:alert(1)"} {
-		c.s.AddParticipant(Participant{InstitutionID: "S-1", NameBadgeLink: link, EventAccessCode: fmt.Sprint("E", n), For: id,
-			RecordingLink: "https://namewaves.s3.amazonaws.com/a.mp3", RecordingID: "1", RecordingDate: fmt.Sprintf("2026-01-0%dT00:00:00Z", 3-n)})
+		c.s.AddParticipant(Participant{
+			InstitutionID: "S-1", NameBadgeLink: link, EventAccessCode: fmt.Sprint("E", n), For: id,
+			RecordingLink: "https://namewaves.s3.amazonaws.com/a.mp3", RecordingID: "1", RecordingDate: fmt.Sprintf("2026-01-0%dT00:00:00Z", 3-n),
+		})
 	}
 	silent := c.s.Participants()[1]
 	if err := c.s.EditOtherInfo(id, "namecoach", silent.fragment().JSON()); err != nil {
