@@ -140,6 +140,8 @@ func (d *demo) show(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	d.world.NameCoachLatency, d.world.BLNLatency = demoLatency, demoLatency
+	// What namebridge may write: its fragment and, for a moment, what `doctor --probe-write` does.
+	d.world.OwnKeys = []string{"namecoach", "namecoach_probe_kept", "namecoach_probe_left_out"}
 	d.sim, err = simulator.New(d.world)
 	if err != nil {
 		return err

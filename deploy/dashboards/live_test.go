@@ -147,6 +147,23 @@ func TestEveryQueryOfEveryPanelHasDataOfARealDaemon(t *testing.T) {
 	w.canBeSeenWithoutGrafana(t)
 }
 
+// Where nothing answers that could be watched, nothing is shown as if it were.
+func TestWatchingNothingIsRefused(t *testing.T) {
+	t.Parallel()
+	other := httptest.NewServer(http.NotFoundHandler())
+	defer other.Close()
+	empty := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer empty.Close()
+	for address, want := range map[string]string{
+		"nonsense": "is not host:port", "http://127.0.0.1:8080/metrics": "is not host:port", "127.0.0.1:1": "no daemon answers",
+		strings.TrimPrefix(other.URL, "http://"): "no daemon answers", strings.TrimPrefix(empty.URL, "http://"): "is no namebridge",
+	} {
+		if err := watch(t.Context(), folder, []string{address}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+}
+
 // Who has no Grafana at hand sees the same, of the bridge that the address names.
 func (w *world) canBeSeenWithoutGrafana(t *testing.T) {
 	t.Helper()
@@ -172,7 +189,7 @@ func TestThePicturesShowEveryPanel(t *testing.T) {
 		for file, d := range dashboards {
 			page, _, height := picture.Page(d, picture.Answers{}, chosen("acme"), time.Now().Add(-time.Hour), time.Now())
 			for _, p := range d.Panels {
-				if !strings.Contains(page, `<div class="title">`+strings.NewReplacer("&", "&amp;", "'", "&#39;").Replace(p.Title)) {
+				if !strings.Contains(page, `">`+strings.NewReplacer("&", "&amp;", "'", "&#39;").Replace(p.Title)) {
 					t.Errorf("%s: %s is not in the picture", file, p.Title)
 				}
 			}

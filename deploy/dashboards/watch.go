@@ -50,6 +50,24 @@ func answers(ctx context.Context, p *promtest.Prometheus, d grafana.Dashboard, b
 	return all, nil
 }
 
+// answering is nil where a daemon tells its metrics at an address.
+func answering(ctx context.Context, address string) error {
+	const cure = "make demo prints the whole line for its daemon; of another it is what LISTEN_ADDR says, as host:port"
+	if _, _, err := net.SplitHostPort(address); err != nil || strings.Contains(address, "/") {
+		return fmt.Errorf("ADDRESS %q is not host:port; %s", address, cure)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	text, err := promtest.Get(ctx, "http://"+address+"/metrics")
+	switch {
+	case err != nil:
+		return fmt.Errorf("no daemon answers at %s: %w; %s", address, err, cure)
+	case !strings.Contains(string(text), "namebridge_build_info"):
+		return fmt.Errorf("what answers at %s is no namebridge; %s", address, cure)
+	}
+	return nil
+}
+
 // pages shows the dashboards of a folder, drawn anew for each look.
 func pages(p *promtest.Prometheus, folder string) (http.Handler, error) {
 	mux, began := http.NewServeMux(), time.Now()
@@ -79,6 +97,11 @@ func pages(p *promtest.Prometheus, folder string) (http.Handler, error) {
 
 // watch starts a Prometheus that scrapes daemons, and shows the dashboards of a folder until ctx ends.
 func watch(ctx context.Context, folder string, daemons []string) error {
+	for _, address := range daemons {
+		if err := answering(ctx, address); err != nil {
+			return err
+		}
+	}
 	data, err := os.MkdirTemp("", "dashboards")
 	if err != nil {
 		return err
@@ -103,7 +126,7 @@ func watch(ctx context.Context, folder string, daemons []string) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	fmt.Printf("Prometheus     %s   asks %s every %v\nall bridges    http://%s/fleet\none bridge     http://%[4]s/bridge?bridge=default\nThe pages are drawn anew every %v, from what Grafana would read. Ctrl-C ends it.\n",
+	fmt.Printf("Prometheus     %s   asks %s every %v\nall bridges    http://%s/fleet\none bridge     http://%[4]s/bridge             where there are several: /bridge?bridge=NAME\nThe pages are drawn anew every %v, from what Grafana would read. Ctrl-C ends it.\n",
 		p.URL, strings.Join(daemons, ", "), scrapeEvery, listener.Addr(), drawEvery)
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err

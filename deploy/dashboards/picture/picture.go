@@ -38,7 +38,7 @@ func Page(d grafana.Dashboard, answers Answers, variables map[string]string, fro
 		if p.Type == "row" {
 			class = "row"
 		}
-		fmt.Fprintf(&b, `<div class="%s" style="left:%dpx;top:%dpx;width:%dpx;height:%dpx"><div class="title">%s</div>`, class, x, y, w, h, html.EscapeString(p.Title))
+		fmt.Fprintf(&b, `<div class="%s" style="left:%dpx;top:%dpx;width:%dpx;height:%dpx"><div class="title" title="%s">%s</div>`, class, x, y, w, h, html.EscapeString(p.Description), html.EscapeString(p.Title))
 		b.WriteString(body(p, answers[p.ID], frame{from, to, float64(w), float64(h - titleHeight)}))
 		b.WriteString("</div>\n")
 	}
