@@ -19,15 +19,24 @@ import (
 	"namebridge/internal/config"
 )
 
+// Who put it there is told where it belongs, not only that env does not have it.
 func TestASecretIsNotTakenForAnEnvironmentVariable(t *testing.T) {
 	t.Parallel()
 	for _, v := range config.Variables {
 		if !v.Secret {
 			continue
 		}
-		_, err := template(t, minimal, "env: {"+v.Name+": hunter2}")
-		if err == nil || !strings.Contains(err.Error(), "'"+v.Name+"'") {
-			t.Errorf("env.%s: %v", v.Name, err)
+		names := []string{v.Name}
+		if v.PerBridge {
+			names = append(names, "ACME_"+v.Name)
+		}
+		for _, name := range names {
+			_, err := template(t, minimal, "bridges: [acme]\nenv: {"+name+": hunter2}")
+			for _, want := range []string{"env." + name + ": ", "env is no place for secrets", "secret.existing", "secret.from." + name} {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("env.%s: %v\ndoes not say %s", name, err, want)
+				}
+			}
 		}
 	}
 }
@@ -35,7 +44,7 @@ func TestASecretIsNotTakenForAnEnvironmentVariable(t *testing.T) {
 func TestNoMessageShowsASecret(t *testing.T) {
 	t.Parallel()
 	for _, values := range []string{
-		"env: {NAMECOACH_TOKEN: hunter2}", "env: {NAMECOACH_TOKEN_FILE: hunter2}", "env: {DATABASE_URL_FILE: 'postgres://u:hunter2@h/d'}",
+		"env: {NAMECOACH_TOKEN: hunter2}", "env: {BLN_PASSWORD: [hunter2]}", "env: {DATABASE_URL: 'postgres://u:hunter2@h/d'}", "env: {NAMECOACH_TOKEN_FILE: hunter2}", "env: {DATABASE_URL_FILE: 'postgres://u:hunter2@h/d'}",
 		"env: {HTTPS_PROXY: 'u:hunter2'}\nreplicas: 0", "env: {HTTPS_PROXY: 'http://u:hunter2@proxy:3128'}", "env: {HTTPS_PROXY: 'u:hunter2@proxy:3128'}",
 		"env: {BLN_URL: 'https://u:hunter2@bln.example.edu'}", "secret: {existing: '', create: true, values: {DATABASE_URL: 'mysql://u:hunter2@h/d'}}",
 		"secret: {existing: '', create: true, values: {ADMIN_PASSWORD_HASH: hunter2}}", "secret: {values: {NAMECOACH_TOKEN: hunter2, NAMECOACH_TOKN: hunter2}}",

@@ -244,7 +244,9 @@ volumes:
   {{- if and (hasSuffix "_FILE" $name) (not (hasPrefix "/" $value)) }}
     {{- $problems = append $problems (printf "env.%s: it is no path that begins with /." $name) }}
   {{- end }}
-  {{- if and (regexMatch "^HTTPS_PROXY$|_URL$" $name) (regexMatch "^([a-z0-9]+://)?[^/]*@" (toString $value)) }}
+  {{- if regexMatch "^DATABASE_URL$|^ADMIN_PASSWORD_HASH$|(NAMECOACH_TOKEN|BLN_PASSWORD|BLN_ACCESS_TOKEN)$" $name }}
+    {{- $problems = append $problems (printf "env.%s: it is a secret, and env is no place for secrets. Name a Secret that has it: secret.existing, or secret.from.%s." $name $name) }}
+  {{- else if and (regexMatch "^HTTPS_PROXY$|_URL$" $name) (regexMatch "^([a-z0-9]+://)?[^/]*@" (toString $value)) }}
     {{- $problems = append $problems (printf "env.%s: there is a user or a password in it, and env is no place for secrets.%s" $name
       (eq $name "HTTPS_PROXY" | ternary " Name a Secret that has it: secret.from.HTTPS_PROXY." "")) }}
   {{- end }}
