@@ -350,7 +350,9 @@ func TestEachProblemIsFoundByItselfAndNamesItsCure(t *testing.T) {
 			want: []want{{doctor.Problem, doctor.NameCoach, "does not speak TLS", "NAMECOACH_URL"}},
 		},
 		"a silent NameCoach": {
-			do:   func(t *testing.T, p *place) { p.env["NAMECOACH_URL"], p.o.Patience = "http://"+silent(t), 5*time.Second }, // the database has no more
+			do: func(t *testing.T, p *place) {
+				p.env["NAMECOACH_URL"], p.o.Patience = "http://"+silent(t), 5*time.Second
+			}, // the database has no more
 			want: []want{{doctor.Problem, doctor.NameCoach, "no answer within", "firewall"}},
 		},
 		"a pause for everybody": {do: func(t *testing.T, p *place) {
