@@ -193,6 +193,39 @@ func TestThresholdsOfAlertsAreWrittenOut(t *testing.T) {
 	}
 }
 
+// An alert that knows of no schedule would wake somebody between any two collects.
+func TestAnAlertDoesNotFireBetweenTwoCollects(t *testing.T) {
+	t.Parallel()
+	const alerts = "monitoring: {alerts: {enabled: true}}\n"
+	for values, says := range map[string]string{
+		alerts + "env: {COLLECT_SCHEDULE: '@every 2h'}":                                                             "env.COLLECT_SCHEDULE: ",
+		alerts + "env: {COLLECT_SCHEDULE: '@every 30m'}":                                                            "env.COLLECT_SCHEDULE: ",
+		alerts + "env: {COLLECT_SCHEDULE: 'TZ=Europe/Berlin @every 0h30m1.5s'}":                                     "env.COLLECT_SCHEDULE: ",
+		alerts + "env: {COLLECT_SCHEDULE: '@hourly'}":                                                               "env.COLLECT_SCHEDULE: ",
+		alerts + "bridges: [acme, globex]\nenv: {GLOBEX_COLLECT_SCHEDULE: '@every 2h'}":                             "env.GLOBEX_COLLECT_SCHEDULE: ",
+		alerts + "bridges: [acme, globex]\nenv: {GLOBEX_COLLECT_SCHEDULE: '@every 5m', COLLECT_SCHEDULE: '@daily'}": "env.COLLECT_SCHEDULE: ",
+		"monitoring: {alerts: {enabled: true, collectLateSeconds: 7200}}\nenv: {COLLECT_SCHEDULE: '@every 2h'}":     "(7200)",
+		alerts + "env: {COLLECT_SCHEDULE: '@every 29m'}":                                                            "",
+		alerts + "env: {COLLECT_SCHEDULE: '*/5 * * * *'}":                                                           "",
+		alerts + "bridges: [acme]\nenv: {ACME_COLLECT_SCHEDULE: '@every 5m', COLLECT_SCHEDULE: '@every 2h'}":        "", // the shared one is nobody's
+		"monitoring: {alerts: {enabled: true, collectLateSeconds: 7201}}\nenv: {COLLECT_SCHEDULE: '@every 2h'}":     "",
+		"env: {COLLECT_SCHEDULE: '@every 2h'}":                                                                      "", // nobody is told anything
+	} {
+		t.Run(values, func(t *testing.T) {
+			t.Parallel()
+			_, err := template(t, minimal, values)
+			switch {
+			case says == "" && err != nil:
+				t.Error(err)
+			case says != "" && err == nil:
+				t.Error("is let through")
+			case says != "" && (!strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "monitoring.alerts.collectLateSeconds")):
+				t.Errorf("%v\ndoes not say %s", err, says)
+			}
+		})
+	}
+}
+
 func TestNonsenseIsRefusedByName(t *testing.T) {
 	t.Parallel()
 	for values, says := range map[string]string{

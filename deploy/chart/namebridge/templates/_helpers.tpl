@@ -271,6 +271,24 @@ volumes:
     {{- $problems = append $problems (printf "%s.%s: no bridge has the prefix %s. The bridges are: %s." $where $name $prefix (join ", " $.Values.bridges | default "one without a prefix")) }}
   {{- end }}
 {{- end }}
+{{- if .Values.monitoring.alerts.enabled }}
+  {{- /* An alert whose number is below what the schedule leaves would fire again and again. What five fields of cron leave cannot be told here. */}}
+  {{- $late := int64 .Values.monitoring.alerts.collectLateSeconds }}
+  {{- $named := dict "@hourly" "1h" "@daily" "24h" "@midnight" "24h" "@weekly" "168h" "@monthly" "672h" "@yearly" "8760h" "@annually" "8760h" }}
+  {{- $schedules := list }}
+  {{- range rest $prefixes | default (list "") }}
+    {{- $own := print . "COLLECT_SCHEDULE" }}
+    {{- $schedules = append $schedules (hasKey $.Values.env $own | ternary $own "COLLECT_SCHEDULE") }}
+  {{- end }}
+  {{- range uniq $schedules }}
+    {{- $when := get $.Values.env . | regexFind "@.*$" }}
+    {{- $start := toDate "2006-01-02" "2000-01-01" }}
+    {{- $next := dateModify (get $named $when | default (trimPrefix "@every " $when)) $start }}
+    {{- if ge (sub (unixEpoch $next) (unixEpoch $start)) $late }}
+      {{- $problems = append $problems (printf "env.%s: it leaves longer between two collects than monitoring.alerts.collectLateSeconds (%d), so NamebridgeCollectLate would fire again and again. Set that to six times what the schedule leaves." . $late) }}
+    {{- end }}
+  {{- end }}
+{{- end }}
 {{- range .Values.backfill.bridges }}
   {{- if not (has . $.Values.bridges) }}
     {{- $problems = append $problems (printf "backfill.bridges: %s is none of bridges." .) }}
