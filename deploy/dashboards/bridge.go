@@ -34,13 +34,15 @@ func standsNow(l *layout) {
 		runbook("NamebridgeHalted"), number, highest("halted", one, "bridge"), thresholds(1.0, red), words(haltedWords), noValue("no process")))
 	l.add(3, 4, stat("Waiting runs", "Runs that wait for a person: they would take the badge from more people than the guard lets through. `namebridge runs list` names them. "+
 		runbook("NamebridgeQuarantined"), number, highest("quarantined_runs", one, "bridge"), thresholds(1.0, orange), noValue("?")))
-	l.add(3, 4, stat("Lag", "What people recorded longer ago than this has been read from NameCoach. "+
+	l.add(3, 4, stat("Lag", "What people recorded longer ago than this has been read from NameCoach. As the daemons saw it last, up to 15 s ago: "+
+		"so it may differ from *Read up to*, which grows older between two looks. "+
 		runbook("NamebridgeCollectLate", "NamebridgeCollectLag"), secs,
 		highest("collect_lag_seconds", one, "bridge"), lagSteps, noValue("nothing collected")))
 	l.add(3, 4, stat("Read up to", "The moment up to which everything that NameCoach changed is stored, on NameCoach's clock. "+
+		"How long ago that is grows until the daemons look again, every 15 s; *Lag* is as of their last look. "+
 		runbook("NamebridgeCursorStuck"), fromNow,
 		highest("cursor_timestamp_seconds", one+`,stream="participants"`, "bridge")+" * 1000", base(blue), noValue("nothing collected")))
-	l.add(3, 4, stat("Share that is right", "Of the BLN users who were found on NameCoach, those whose badge stands in BLN as it should. The rest is pending or held.",
+	l.add(3, 4, stat("Share that is right", "Of the BLN users who were found on NameCoach, those whose badge stands in BLN as it should. The rest is pending or held: who is held counts as not right.",
 		share, users("synced")+" / "+users("linked"), shareSteps, base(red), noValue("nobody linked")))
 	l.add(3, 4, stat("People to be written", "Who is decided on and not yet written to BLN. "+
 		runbook("NamebridgeWritesFailing", "NamebridgePendingStuck"), number, users("pending"), base(blue), noValue("?")))

@@ -40,7 +40,7 @@ func fleet() grafana.Dashboard {
 	l.add(3, 4, stat("Longest lag", "What people recorded in this time may not have reached BLN, at the bridge that is furthest behind. "+
 		runbook("NamebridgeCollectLate", "NamebridgeCollectLag", "NamebridgeCursorStuck"), secs, "max("+highest("collect_lag_seconds", everywhere, each...)+")", lagSteps, noValue("none")))
 	l.add(3, 4, stat("People with their badge", "BLN users whose badge and recording stand there as they should.", number, added(synced), base(blue), noValue("?")))
-	l.add(3, 4, stat("Share that is right", "Of the BLN users who were found on NameCoach, those whose badge stands in BLN as it should. The rest is pending or held.",
+	l.add(3, 4, stat("Share that is right", "Of the BLN users who were found on NameCoach, those whose badge stands in BLN as it should. The rest is pending or held: who is held counts as not right.",
 		share, added(synced)+" / "+added(linked), shareSteps, base(red), noValue("nobody linked")))
 	l.add(3, 4, stat("People held", "People who are not written because something needs a decision: nobody or two in BLN have their key, or BLN or we refuse the data. "+
 		"`namebridge holds list` names them. "+runbook("NamebridgeHoldsGrowing"), number, added(held), base(blue), noValue("?")))
