@@ -133,17 +133,29 @@ func LeftOut(ctx context.Context, q Querier, bridge string, run uuid.UUID) (user
 // stillWanted is the condition that the directory user d is still to get what step s says.
 const stillWanted = `d.gone_at IS NULL AND d.wanted_version = s.version AND d.wanted_version > d.applied_version`
 
+// What a step takes from its user, at most.
+const (
+	LostAll       = "badge and recording"
+	LostBadge     = "badge"
+	LostRecording = "recording"
+)
+
 // RunStep is one user whom a run would write or clear.
 type RunStep struct {
-	UserID int64
-	Action string
-	Wanted json.RawMessage // the fragment; nil for a clear
-	Moved  bool            // something else is wanted by now, or nothing any more
+	UserID   int64
+	Action   string
+	Wanted   json.RawMessage // the fragment; nil for a clear
+	Moved    bool            // something else is wanted by now, or nothing any more
+	Username string          // as last listed; empty where the user was never listed
+	Lost     string          // one of the words Lost…; empty where it takes nothing, or Moved
 }
 
 // RunSteps yields up to limit steps of a run (0: all) in order of user, and stops after its first error.
 func RunSteps(ctx context.Context, q Querier, bridge string, run uuid.UUID, limit int) iter.Seq2[RunStep, error] {
-	return stream[RunStep](ctx, q, fmt.Sprintf("read the steps of run %s", run), `SELECT s.user_id, s.action, s.wanted, (`+stillWanted+`) IS NOT TRUE AS moved
+	return stream[RunStep](ctx, q, fmt.Sprintf("read the steps of run %s", run), `SELECT s.user_id, s.action, s.wanted, (`+stillWanted+`) IS NOT TRUE AS moved,
+			coalesce(d.username, '') AS username, CASE WHEN (`+stillWanted+`) IS NOT TRUE THEN ''
+				WHEN s.action = 'clear' AND d.applied_digest IS NOT NULL AND NOT d.applied_recording THEN '`+LostBadge+`'
+				WHEN s.action = 'clear' THEN '`+LostAll+`' WHEN d.removes THEN '`+LostRecording+`' ELSE '' END AS lost
 		FROM plan_steps s LEFT JOIN directory_users d ON d.bridge = $1 AND d.user_id = s.user_id
 		WHERE s.bridge = $1 AND s.run = $2 ORDER BY s.user_id LIMIT nullif($3::bigint, 0)`, bridge, run, limit)
 }

@@ -131,6 +131,7 @@ func TestStepsSayWhatIsStillWanted(t *testing.T) {
 	exec(t, db, `UPDATE directory_users SET applied_version = 2 WHERE user_id = 2`) // somebody has done it
 	exec(t, db, `UPDATE directory_users SET wanted_version = 3 WHERE user_id = 3`)  // something else is wanted
 	exec(t, db, `UPDATE directory_users SET gone_at = now() WHERE user_id = 4`)     // the user has left; 6 was never known
+	exec(t, db, `UPDATE directory_users SET username = 'the first' WHERE user_id = 1`)
 
 	staged := get[state.Staged](t)(state.CountSteps(t.Context(), db, "a", run))
 	if diff := cmp.Diff(state.Staged{Writes: 5, Clears: 1, Moved: 4}, staged); diff != "" {
@@ -141,6 +142,9 @@ func TestStepsSayWhatIsStillWanted(t *testing.T) {
 	for i, s := range steps {
 		if s.UserID != int64(i+1) || s.Action == "clear" != (s.UserID == 5) || s.Action == "write" && s.UserID < 5 != (s.Wanted != nil) {
 			t.Errorf("step %d: %+v", i, s)
+		}
+		if (s.Username == "the first") != (s.UserID == 1) || s.UserID == 6 && s.Username != "" {
+			t.Errorf("step %d is of %q", i, s.Username)
 		}
 		if s.Moved {
 			moved = append(moved, s.UserID)
@@ -162,6 +166,33 @@ func TestStepsSayWhatIsStillWanted(t *testing.T) {
 	}
 	if _, err := state.CountSteps(t.Context(), db, "a", uuid.New()); !errors.Is(err, state.ErrNotFound) {
 		t.Errorf("no such run: %v", err)
+	}
+}
+
+// Whoever approves a step must know what its user would lose, and is promised no less than that.
+func TestStepsSayWhatTheirUserLoses(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ action, set, lost string }{
+		"a clear of badge and recording":           {"clear", `applied_digest = 'd', applied_recording = true, removes = true`, state.LostAll},
+		"a clear of a badge alone":                 {"clear", `applied_digest = 'd', removes = true`, state.LostBadge},
+		"a clear of what was never read":           {"clear", `removes = true`, state.LostAll},
+		"a write that takes the recording":         {"write", `applied_digest = 'd', applied_recording = true, removes = true`, state.LostRecording},
+		"a write that takes nothing":               {"write", `applied_digest = 'd', applied_recording = true`, ""},
+		"a clear that is done":                     {"clear", `applied_version = 2`, ""},
+		"a clear of somebody who has another wish": {"clear", `applied_digest = 'd', applied_recording = true, removes = true, wanted_version = 3`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := fresh(t, "a")
+			run := ran(t, db, "7f3a1b2c-dead-4000-8000-0000000000ff", "census", "quarantined", 1)
+			listed(t, db, user(1, "a@x", ""))
+			exec(t, db, `UPDATE directory_users SET wanted_version = 2, action = $1`, c.action)
+			exec(t, db, `UPDATE directory_users SET `+c.set)
+			exec(t, db, `INSERT INTO plan_steps (bridge, run, user_id, action, version) VALUES ('a', $1, 1, $2, 2)`, run, c.action)
+			if steps := drain(t, state.RunSteps(t.Context(), db, "a", run, 0)); len(steps) != 1 || steps[0].Lost != c.lost {
+				t.Errorf("%+v, want %q", steps, c.lost)
+			}
+		})
 	}
 }
 

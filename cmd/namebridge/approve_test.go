@@ -140,6 +140,25 @@ func TestTheRunToApproveIsTheOneThatKeepsWhatWaits(t *testing.T) {
 	p.run(t, "runs", "approve", keeper, "--reason", "x").ends(t, 1, "waits for nobody: of what it has staged")
 }
 
+// Runs may wait side by side: who has approved one is not left thinking that all is done.
+func TestApprovingOneRunSaysThatOthersWait(t *testing.T) {
+	t.Parallel()
+	p, _, rows := crowd(t, 4)
+	p = p.strict()
+	var ids []string
+	for _, row := range rows[:3] {
+		p.DeleteParticipant(row)
+		p.run(t, "census")
+		ids = append(ids, p.run(t, "census", "-o", "json").ends(t, 3).object(t)["run"].(string)[:8])
+	}
+	for i, want := range []string{"\n2 more runs wait for a person: namebridge status\n", "\n1 more run waits for a person: namebridge status\n", ""} {
+		o := p.run(t, "runs", "approve", ids[i], "--reason", "they have left").tellsOut(t, "1 of 1 user let through.")
+		if !strings.HasSuffix(o.stdout, want) || want == "" && strings.Contains(o.stdout, "for a person") {
+			t.Errorf("approval %d does not end with %q:\n%s", i+1, want, o.stdout)
+		}
+	}
+}
+
 // A plan promises nothing that a backfill would not do.
 func TestAPlanSaysWhatKeepsABackfillFromDoingIt(t *testing.T) {
 	t.Parallel()

@@ -233,14 +233,16 @@ type stagedStatus struct {
 	Writes int          `json:"writes"`
 	Clears int          `json:"clears"`
 	Moved  int          `json:"moved"` // of them: something else is wanted by now, or nothing any more
-	Steps  []stepStatus `json:"steps"` // the first of them
+	Steps  []stepStatus `json:"steps"` // as many as are asked for
 }
 
 type stepStatus struct {
-	UserID int64           `json:"user_id"`
-	Action string          `json:"action"`
-	Wanted json.RawMessage `json:"wanted"`
-	Moved  bool            `json:"moved"`
+	UserID   int64           `json:"user_id"`
+	Action   string          `json:"action"`
+	Wanted   json.RawMessage `json:"wanted"`
+	Moved    bool            `json:"moved"`
+	Username string          `json:"username"`
+	Lost     string          `json:"lost"` // what it takes from the user, as far as it is still to be done
 }
 
 type writeStatus struct {
@@ -254,22 +256,22 @@ type writeStatus struct {
 	After     json.RawMessage `json:"after"`
 }
 
-// shownSteps is how many of a run's steps are shown.
+// shownSteps is how many of a run's steps and writes are shown, unless told otherwise.
 const shownSteps = 20
 
 func newRunsShow(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "show RUN",
 		Short: "Show one run: how it ended, what waits for approval, and what it has written",
-		Long: `Shows everything that is known of a run: its counts, its error, what it has planned or staged (the first 20 users), and its writes from the
-journal, in order. RUN is its id, or how it begins: at least 4 hex digits that no other run has. Of people's records nothing is
+		Long: `Shows everything that is known of a run: its counts, its error, what it has planned or staged , with who would lose what, and its
+writes from the journal, in order; --limit is how many of each. RUN is its id, or how it begins: at least 4 hex digits that no other run has. Of people's records nothing is
 shown but the bridge's own keys, before and after, with --output json.
 
 It needs DATABASE_URL only (and BRIDGES, where there are several).`,
-		Example: "  namebridge runs show 7f3a\n  namebridge runs show 7f3a --output json",
+		Example: "  namebridge runs show 7f3a\n  namebridge runs show 7f3a --limit 0\n  namebridge runs show 7f3a --output json",
 		Args:    cobra.ExactArgs(1),
 	}
-	output, bridge, limit := outputFlag(c), bridgeFlag(c), limitFlag(c, 50, "writes")
+	output, bridge, limit := outputFlag(c), bridgeFlag(c), limitFlag(c, shownSteps, "users and writes")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
 		most, err := limit(*output)
@@ -290,6 +292,12 @@ It needs DATABASE_URL only (and BRIDGES, where there are several).`,
 			return err
 		}
 		if *output == "json" {
+			for step, err := range state.RunSteps(ctx, s.db, s.bridge, run.Run, most) {
+				if err != nil {
+					return err
+				}
+				detail.Staged.Steps = append(detail.Staged.Steps, stepStatus(step))
+			}
 			return printJSON(a.stdout, detail, "writes", state.RunWrites(ctx, s.db, s.bridge, run.Run, most), newWriteStatus)
 		}
 		return a.printRun(ctx, s, run, detail, most)
@@ -297,6 +305,7 @@ It needs DATABASE_URL only (and BRIDGES, where there are several).`,
 	return c
 }
 
+// runDetail reads all of a run but its steps and its writes, which may be many.
 func (s *stored) runDetail(ctx context.Context, run state.Run) (runDetail, error) {
 	d := runDetail{Bridge: s.bridge, Run: newRunStatus(run)}
 	if run.Since != nil {
@@ -313,12 +322,6 @@ func (s *stored) runDetail(ctx context.Context, run state.Run) (runDetail, error
 	planned := run.Kind == state.Plan && run.Status == state.Done
 	d.Waiting = staged.ApprovedAt == nil && staged.Writes+staged.Clears > staged.Moved && (planned || run.Status == state.Quarantined)
 	d.Staged = stagedStatus{Writes: staged.Writes, Clears: staged.Clears, Moved: staged.Moved, Steps: []stepStatus{}}
-	for step, err := range state.RunSteps(ctx, s.db, s.bridge, run.Run, shownSteps) {
-		if err != nil {
-			return d, err
-		}
-		d.Staged.Steps = append(d.Staged.Steps, stepStatus(step))
-	}
 	d.Count, err = state.CountRunWrites(ctx, s.db, s.bridge, run.Run)
 	return d, err
 }
@@ -390,14 +393,14 @@ func (a *app) printRun(ctx context.Context, s *stored, run state.Run, d runDetai
 			fmt.Fprintln(w, "\nOvertaken: nothing that it was quarantined for is waiting now.")
 		}
 	}
-	if err := a.printSteps(ctx, s, run, d); err != nil {
+	if err := a.printSteps(ctx, s, run, d, most); err != nil {
 		return err
 	}
 	return a.printWrites(ctx, s, run, d, most)
 }
 
 // printSteps shows what a run has planned or staged, and how to approve it.
-func (a *app) printSteps(ctx context.Context, s *stored, run state.Run, d runDetail) error {
+func (a *app) printSteps(ctx context.Context, s *stored, run state.Run, d runDetail, most int) error {
 	w, all := a.stdout, d.Staged.Writes+d.Staged.Clears
 	if all == 0 {
 		return nil
@@ -411,25 +414,19 @@ func (a *app) printSteps(ctx context.Context, s *stored, run state.Run, d runDet
 		_, err := fmt.Fprintln(w, "None of that is left to be done: it is done, or something else is wanted by now.")
 		return err
 	}
-	steps := func(yield func(stepStatus, error) bool) {
-		for _, step := range d.Staged.Steps {
-			if !yield(step, nil) {
-				return
-			}
-		}
-	}
-	shown, err := printTable(w, []column{{"user", 10, 0}, {"action", 8, 0}, {"", 0, 0}}, steps, func(step stepStatus) []string {
+	columns := []column{{"user", 10, 0}, {"username", 8, 48}, {"action", 8, 0}, {"loses", 9, 0}, {"", 0, 0}}
+	shown, err := printTable(w, columns, state.RunSteps(ctx, s.db, s.bridge, run.Run, most), func(step state.RunStep) []string {
 		note := ""
 		if d.Waiting && step.Moved {
 			note = "has changed since: would be left out"
 		}
-		return []string{fmt.Sprint(step.UserID), step.Action, note}
+		return []string{fmt.Sprint(step.UserID), step.Username, step.Action, step.Lost, note}
 	})
 	if err != nil {
 		return err
 	}
 	if all > shown {
-		fmt.Fprintf(w, "and %s more\n", thousands(all-shown))
+		fmt.Fprintf(w, "and %s more: --limit 0 for all\n", thousands(all-shown))
 	}
 	if d.Approved != nil && len(d.Count) > 0 && run.Status != state.Running {
 		left, err := state.LeftOut(ctx, s.db, s.bridge, run.Run)
@@ -546,6 +543,12 @@ Exit codes are those of a run: 3 where something has to be approved anew, 4 wher
 			if err := a.printResult(context.WithoutCancel(ctx), s, res); err != nil {
 				return err
 			}
+			if res.Status == state.Quarantined {
+				break // its result has named all that wait
+			}
+			if err := a.printOthers(context.WithoutCancel(ctx), s, run); err != nil {
+				return err
+			}
 		}
 		if err != nil && ctx.Err() != nil && through.Steps > 0 {
 			return fmt.Errorf("interrupted. What is approved stays approved: the daemon writes the rest, or the next run; namebridge sweep%s", s.flag)
@@ -612,6 +615,19 @@ func (a *app) printApproval(run state.Run, through state.Approval) {
 		return
 	}
 	fmt.Fprintf(w, "%s left out, since something else is wanted by now:\n  %s\n", count(left, noun{"is", "are"}), firstUsers(through.Moved))
+}
+
+// printOthers says how many runs wait beside one that was approved.
+func (a *app) printOthers(ctx context.Context, s *stored, run state.Run) error {
+	holding, err := state.HoldingRuns(ctx, s.db, s.bridge)
+	if err != nil {
+		return err
+	}
+	holding = slices.DeleteFunc(holding, func(h state.Holding) bool { return h.Run == run.Run })
+	if len(holding) > 0 {
+		_, err = fmt.Fprintf(a.stdout, "%s for a person: namebridge status\n", count(len(holding), noun{"more run waits", "more runs wait"}))
+	}
+	return err
 }
 
 // firstUsers lists users, of many the first.

@@ -159,12 +159,21 @@ func TestARunIsShownWithItsCountsAndError(t *testing.T) {
 func (d *desk) stage(t *testing.T) {
 	t.Helper()
 	d.exec(t, `INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep, wanted_version, action)
-		SELECT 'default', n, '', '', '', 1, 1, 'clear' FROM generate_series(101, 126) n`)
+		SELECT 'default', n, 'user-' || n, '', '', 1, 1, CASE WHEN n > 124 THEN 'write' ELSE 'clear' END FROM generate_series(101, 126) n`)
 	for _, run := range []string{sweepRun, planRun} {
 		d.exec(t, `INSERT INTO plan_steps (bridge, run, user_id, action, wanted, version) SELECT 'default', $1, n, CASE WHEN n > 124 THEN 'write' ELSE 'clear' END,
 			CASE WHEN n > 124 THEN '{"recording_id": "1"}'::jsonb END, 1 FROM generate_series(101, 126) n`, run)
 	}
 	d.exec(t, `UPDATE directory_users SET wanted_version = 2 WHERE user_id = 102`)
+	d.exec(t, `UPDATE directory_users SET removes = true, applied_digest = 'd', applied_recording = user_id <> 103 WHERE user_id <> 125`)
+}
+
+// lines are those of stdout, with single spaces.
+func (o outcome) lines() (all []string) {
+	for line := range strings.Lines(o.stdout) {
+		all = append(all, strings.Join(strings.Fields(line), " "))
+	}
+	return all
 }
 
 func TestStepsThatWaitAreShownWithHowToApproveThem(t *testing.T) {
@@ -172,21 +181,39 @@ func TestStepsThatWaitAreShownWithHowToApproveThem(t *testing.T) {
 	d := ledger(t)
 	d.stage(t)
 	for _, id := range []string{sweepRun, planRun} {
-		o := d.run(t, "runs", "show", id).ends(t, 0).tellsOut(t, "for 26 users: write 2 · clear 24", "101", "120", "and 6 more", "has changed since: would be left out",
+		o := d.run(t, "runs", "show", id).ends(t, 0).tellsOut(t, "for 26 users: write 2 · clear 24", "101", "120", "and 6 more: --limit 0 for all", "has changed since: would be left out",
 			"They wait until somebody approves them (1 has changed since and would be left out).", "Approve: namebridge runs approve "+id[:8]+" --reason")
 		if strings.Contains(o.stdout, "121") {
 			t.Errorf("more than the first 20 users: %s", o.stdout)
 		}
 	}
-	d.run(t, "runs", "show", sweepRun).tellsOut(t, "QUARANTINED")
+	o := d.run(t, "runs", "show", sweepRun, "--limit", "0").tellsOut(t, "QUARANTINED", "user", "username", "loses").lines()
+	for user, want := range map[string]string{
+		"101": "user-101 clear badge and recording", "102": "user-102 clear has changed since: would be left out", "103": "user-103 clear badge",
+		"125": "user-125 write", "126": "user-126 write recording",
+	} {
+		if !slices.Contains(o, user+" "+want) {
+			t.Errorf("user %s is not shown as %q: %q", user, want, o)
+		}
+	}
 	object := d.run(t, "runs", "show", planRun, "-o", "json").ends(t, 0).object(t)
 	staged := object["staged"].(map[string]any)
-	if object["waiting"] != true || object["approved"] != nil || staged["writes"] != 2.0 || staged["clears"] != 24.0 || staged["moved"] != 1.0 || len(staged["steps"].([]any)) != 20 {
+	if object["waiting"] != true || object["approved"] != nil || staged["writes"] != 2.0 || staged["clears"] != 24.0 || staged["moved"] != 1.0 || len(staged["steps"].([]any)) != 26 {
 		t.Errorf("%v", object)
 	}
-	second := map[string]any{"user_id": 102.0, "action": "clear", "wanted": nil, "moved": true}
+	second := map[string]any{"user_id": 102.0, "action": "clear", "wanted": nil, "moved": true, "username": "user-102", "lost": ""}
 	if diff := cmp.Diff(second, staged["steps"].([]any)[1]); diff != "" {
 		t.Error(diff)
+	}
+	last := staged["steps"].([]any)[25].(map[string]any)
+	if last["username"] != "user-126" || last["lost"] != "recording" {
+		t.Errorf("%v", last)
+	}
+	for limit, want := range map[string]int{"0": 26, "3": 3} {
+		object := d.run(t, "runs", "show", planRun, "-o", "json", "--limit", limit).ends(t, 0).object(t)
+		if n := len(object["staged"].(map[string]any)["steps"].([]any)); n != want {
+			t.Errorf("--limit %s: %d steps, want %d", limit, n, want)
+		}
 	}
 
 	d.exec(t, `UPDATE runs SET approved_at = now(), approved_reason = 'looked at', status = 'done' WHERE run = $1`, sweepRun)
@@ -199,9 +226,9 @@ func TestStepsThatWaitAreShownWithHowToApproveThem(t *testing.T) {
 	}
 	// A run that would do nothing any more waits for nobody.
 	d.exec(t, `UPDATE directory_users SET wanted_version = 9`)
-	o := d.run(t, "runs", "show", planRun).ends(t, 0).tellsOut(t, "Planned for 26 users", "None of that is left to be done")
-	if strings.Contains(o.stdout, "They wait") || strings.Contains(o.stdout, "101") {
-		t.Errorf("%s", o.stdout)
+	none := d.run(t, "runs", "show", planRun).ends(t, 0).tellsOut(t, "Planned for 26 users", "None of that is left to be done")
+	if strings.Contains(none.stdout, "They wait") || strings.Contains(none.stdout, "101") {
+		t.Errorf("%s", none.stdout)
 	}
 }
 
@@ -212,7 +239,7 @@ func TestWritesOfARunAreShownWithoutForeignValues(t *testing.T) {
 	d.exec(t, `INSERT INTO journal (bridge, run, user_id, fence, action, state, before, before_fragment, after_fragment, note, settled_at)
 		SELECT 'default', $1, n, 1, 'write', CASE n WHEN 1 THEN 'damaged' ELSE 'verified' END, '{"workPhone": "canary4711"}', CASE WHEN n > 1 THEN '{"namecoach": null}'::bytea END,
 			'{"namecoach": {"recording_id": "19"}}', CASE n WHEN 1 THEN 'workPhone was dropped' END, now() FROM generate_series(1, 60) n`, sweepRun)
-	o := d.run(t, "runs", "show", sweepRun).ends(t, 0).tellsOut(t, "60 writes: damaged 1 · verified 59", "workPhone was dropped", "and 10 more: --limit 0 for all")
+	o := d.run(t, "runs", "show", sweepRun).ends(t, 0).tellsOut(t, "60 writes: damaged 1 · verified 59", "workPhone was dropped", "and 40 more: --limit 0 for all")
 	if strings.Contains(o.stdout, canary) || strings.Contains(o.stdout, "recording_id") {
 		t.Errorf("%s", o.stdout)
 	}
