@@ -79,8 +79,8 @@ func (e *OtherOrganizationError) Error() string {
 }
 
 // EnsureBridge makes the bridge's row where there is none, and refuses one that belongs to another organization. A number of which nothing
-// came, and which nobody at work uses, was mistyped: it is replaced. The row is
-// locked: what goes by the number is to be done in the same transaction.
+// came, and which nobody at work uses, was mistyped: it is replaced. The row is locked: what
+// goes by the number is to be done in the same transaction.
 func EnsureBridge(ctx context.Context, q Querier, bridge string, organization int64) (Bridge, error) {
 	_, err := q.Exec(ctx, `INSERT INTO bridges (bridge, organization_id) VALUES ($1, $2) ON CONFLICT DO NOTHING`, bridge, organization)
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -389,7 +388,7 @@ func TestPeopleWhoCouldNotBeWrittenMakeExit4(t *testing.T) {
 
 func TestAFailedRunSaysWhyAndStillPrintsItsObject(t *testing.T) {
 	t.Parallel()
-	gone := refusing(t)
+	gone := testdb.Refusing(t)
 	stranger := httptest.NewTLSServer(nil) // its certificate is signed by nobody we know
 	stranger.Config.ErrorLog = log.New(io.Discard, "", 0)
 	t.Cleanup(stranger.Close)
@@ -726,22 +725,4 @@ func TestAnInterruptedBackfillSaysHowToGoOn(t *testing.T) {
 	}
 	// Interrupted before anything was begun.
 	p.runIn(ctx, "plan").ends(t, 1, "interrupted", "Go on:   namebridge plan")
-}
-
-// refusing is an address where nobody listens, and that nobody else is given meanwhile.
-func refusing(t *testing.T) string {
-	t.Helper()
-	s, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = syscall.Close(s) })
-	if err := syscall.Bind(s, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	name, err := syscall.Getsockname(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
 }

@@ -263,9 +263,9 @@ func newRunsShow(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "show RUN",
 		Short: "Show one run: how it ended, what waits for approval, and what it has written",
-		Long: `Shows everything that is known of a run: its counts, its error, what it has planned or staged , with who would lose what, and its
-writes from the journal, in order; --limit is how many of each. RUN is its id, or how it begins: at least 4 hex digits that no other run has. Of people's records nothing is
-shown but the bridge's own keys, before and after, with --output json.
+		Long: `Shows everything that is known of a run: its counts, its error, what it has planned or staged, with who would lose what, and its
+writes from the journal, in order; --limit is how many of each. RUN is its id, or how it begins: at least 4 hex digits that no other
+run has. Of people's records nothing is shown but the bridge's own keys, before and after, with --output json.
 
 It needs DATABASE_URL only (and BRIDGES, where there are several).`,
 		Example: "  namebridge runs show 7f3a\n  namebridge runs show 7f3a --limit 0\n  namebridge runs show 7f3a --output json",

@@ -76,13 +76,14 @@ func baseURL(s string) (string, error) {
 		return "", errors.New("has a user name or password in it: those have variables of their own")
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return "", errors.New("has a query or fragment: give the address alone")
-	case u.Scheme == "http" && !loopback(u.Hostname()):
+	case u.Scheme == "http" && !Loopback(u.Hostname()):
 		return "", fmt.Errorf("%s is not https. Plain http is accepted for loopback only", s)
 	}
 	return strings.TrimRight(s, "/"), nil
 }
 
-func loopback(host string) bool {
+// Loopback says of a host, a name or an address, that it is this machine.
+func Loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }

@@ -209,9 +209,7 @@ func unencrypted(c *pgconn.Config) bool {
 }
 
 // remote hosts are neither this machine nor a socket in its file system.
-func remote(host string) bool {
-	return !strings.HasPrefix(host, "/") && !strings.EqualFold(host, "localhost") && !net.ParseIP(host).IsLoopback()
-}
+func remote(host string) bool { return !strings.HasPrefix(host, "/") && !config.Loopback(host) }
 
 func (e *examination) serverVersion(number int, version string, nearest time.Duration) {
 	if number/10000 < oldestPostgres {

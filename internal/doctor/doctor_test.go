@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -260,24 +259,6 @@ func before(t *testing.T, to string, intercept func(http.ResponseWriter, *http.R
 	return s.URL + target.Path
 }
 
-// refusing is an address where nobody listens, and that nobody else is given meanwhile.
-func refusing(t *testing.T) string {
-	t.Helper()
-	s, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = syscall.Close(s) })
-	if err := syscall.Bind(s, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	name, err := syscall.Getsockname(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
-}
-
 func silent(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -340,7 +321,7 @@ func TestEachProblemIsFoundByItselfAndNamesItsCure(t *testing.T) {
 			"an authority that this machine does not know", "SSL_CERT_FILE",
 		}}},
 		"no NameCoach there": {
-			do:   func(t *testing.T, p *place) { p.env["NAMECOACH_URL"] = "http://" + refusing(t) },
+			do:   func(t *testing.T, p *place) { p.env["NAMECOACH_URL"] = "http://" + testdb.Refusing(t) },
 			want: []want{{doctor.Problem, doctor.NameCoach, "connection refused", "NAMECOACH_URL"}},
 		},
 		"TLS to a plain port": {
@@ -428,7 +409,7 @@ func TestEachProblemIsFoundByItselfAndNamesItsCure(t *testing.T) {
 			})
 		}, want: []want{{doctor.Warning, doctor.Privileges, "whether it may update them is not told", "--probe-write"}}},
 		"no BLN there": {
-			do:   func(t *testing.T, p *place) { p.env["BLN_URL"] = "http://" + refusing(t) },
+			do:   func(t *testing.T, p *place) { p.env["BLN_URL"] = "http://" + testdb.Refusing(t) },
 			want: []want{{doctor.Problem, doctor.BLN, "asked to sign in: nothing listens there", "BLN_URL"}},
 		},
 		"BLN's certificate": {do: set("BLN_URL", stranger.URL), want: []want{{
@@ -455,7 +436,9 @@ func TestEachProblemIsFoundByItselfAndNamesItsCure(t *testing.T) {
 		},
 
 		"no database there": {
-			do:   func(t *testing.T, p *place) { p.env["DATABASE_URL"] = "postgres://u:hunter2@" + refusing(t) + "/x" },
+			do: func(t *testing.T, p *place) {
+				p.env["DATABASE_URL"] = "postgres://u:hunter2@" + testdb.Refusing(t) + "/x"
+			},
 			want: []want{{doctor.Problem, doctor.Database, "connection refused", "DATABASE_URL"}},
 		},
 		"a silent database": {do: func(t *testing.T, p *place) {

@@ -65,6 +65,24 @@ func URL(t testing.TB, migrate Migrate) string {
 	return s.databaseURL(name)
 }
 
+// Refusing is an address, host:port, where no server listens, and that nobody else is given while the test lasts.
+func Refusing(t testing.TB) string {
+	t.Helper()
+	s, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(s) })
+	if err := syscall.Bind(s, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
+}
+
 // Main wraps the tests of a package, so that the server and the templates are gone when they are over, not only some moments after the
 // test binary is: os.Exit(testdb.Main(m).Run()), or goleak.VerifyTestMain(testdb.Main(m)), which would take the server for a leak.
 func Main(m *testing.M) Runner { return Runner{m} }
