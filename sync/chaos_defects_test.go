@@ -89,15 +89,6 @@ func TestProcessesThatStartAtTheSameMomentSeeEachOther(t *testing.T) {
 	w := start(t, simulator.Options{Seed: 62, Users: 20})
 	ctx := t.Context()
 	w.backfill(t)
-	// Nobody can say that it is alive before both have come so far.
-	door, err := w.db.Begin(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = door.Rollback(context.WithoutCancel(ctx)) }()
-	if _, err := door.Exec(ctx, `LOCK TABLE workers IN SHARE MODE`); err != nil {
-		t.Fatal(err)
-	}
 	outcomes := make(chan error, 2)
 	begin := func(key string) {
 		b := w.bridge(t)
@@ -107,30 +98,12 @@ func TestProcessesThatStartAtTheSameMomentSeeEachOther(t *testing.T) {
 			outcomes <- err
 		}()
 	}
-	waiting := func(n int) {
-		t.Helper()
-		for deadline := time.Now().Add(time.Minute); ; {
-			var blocked int
-			err := w.db.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&blocked)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if blocked >= n {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%d processes wait, want %d", blocked, n)
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-	}
-	begin("namecoach")
-	waiting(1)
-	begin("badge")
-	waiting(2)
-	if err := door.Rollback(ctx); err != nil {
-		t.Fatal(err)
-	}
+	// Nobody can say that it is alive before both have come so far.
+	w.whileLocked(t, `LOCK TABLE workers IN SHARE MODE`, 2, func() {
+		begin("namecoach")
+		w.waiting(t, 1)
+		begin("badge")
+	})
 	refused := 0
 	for range 2 {
 		var unsettled *state.UnsettledError

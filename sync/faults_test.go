@@ -149,12 +149,30 @@ func TestARoleThatMayNotWriteIsSaidSoBeforeAnyWrite(t *testing.T) {
 }
 
 // Where nothing says who signs in, refused writes do; a refusal or two may be about these users alone.
+// More than one lane of the process finds that out, and each ends the run: what the first has ended it with is told.
 func TestARunEndsWhereEveryWriteIsForbidden(t *testing.T) {
 	t.Parallel()
-	w := start(t, simulator.Options{Role: simulator.RoleAuditor})
+	const places = 8
+	var refused sync.WaitGroup
+	refused.Add(places)
+	locked := make(chan struct{})
+	w := start(t, simulator.Options{Role: simulator.RoleAuditor, OnRequest: func(_ *simulator.Simulator, endpoint string, n int) {
+		if endpoint == "bln users.put" && n <= places {
+			refused.Done()
+			<-locked
+		}
+	}})
 	w.settings.Username = ""
 	w.crowd(40)
-	res, err := w.bridge(t).Backfill(t.Context(), time.Time{})
+	var (
+		res   bridgesync.Result
+		err   error
+		ended sync.WaitGroup
+	)
+	ended.Go(func() { res, err = w.bridge(t).Backfill(t.Context(), time.Time{}) })
+	refused.Wait()
+	w.whileLocked(t, `SELECT 1 FROM runs FOR NO KEY UPDATE`, 2, func() { close(locked) })
+	ended.Wait()
 	var denied *bridgesync.PermissionError
 	if !errors.As(err, &denied) || res.Status != state.Failed {
 		t.Errorf("%+v, %v; want that writing is not permitted", res, err)

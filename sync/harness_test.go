@@ -2,6 +2,7 @@ package sync_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -152,6 +153,37 @@ func (w *world) run(t *testing.T, status state.RunStatus, do func(*bridgesync.Br
 		t.Errorf("asked NameCoach about single people: %v", counts)
 	}
 	return res
+}
+
+// whileLocked holds what lock locks from before do until n others wait for it.
+func (w *world) whileLocked(t *testing.T, lock string, n int, do func()) {
+	t.Helper()
+	tx, err := w.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	if _, err := tx.Exec(t.Context(), lock); err != nil {
+		t.Fatal(err)
+	}
+	do()
+	w.waiting(t, n)
+}
+
+// waiting returns when n of the database's clients wait for a lock.
+func (w *world) waiting(t *testing.T, n int) {
+	t.Helper()
+	eventually(t, patience, func() string {
+		var blocked int
+		err := w.db.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&blocked)
+		if err != nil {
+			return err.Error()
+		}
+		if blocked < n {
+			return fmt.Sprintf("%d wait for a lock, want %d", blocked, n)
+		}
+		return ""
+	})
 }
 
 func (w *world) backfill(t *testing.T) bridgesync.Result {

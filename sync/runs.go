@@ -150,12 +150,13 @@ func (w *worker) result(ctx context.Context, row state.Run) (Result, error) {
 			return res, fmt.Errorf("counts of run %s: %w", row.Run, err)
 		}
 	}
-	if e, ok := w.ended.Load(row.Run); ok {
-		return res, e.(*ending).problem
-	}
 	text := "it does not say why"
 	if row.Error != nil {
 		text = *row.Error
+		// Of several that ended it at once, the row says which one did.
+		if problem, ok := w.problems.Load(text); ok {
+			return res, problem.(error)
+		}
 	}
 	switch row.Status {
 	case state.Done, state.Quarantined:

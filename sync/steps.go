@@ -334,8 +334,9 @@ func (w *worker) end(ctx context.Context, r *run, problem error, finish func(con
 	case place.Staged > 0, place.Waiting && r.row.Kind != state.Collect: // a collect has done its own work
 		res.Status = state.Quarantined
 	}
-	if r.row.Hosted != nil { // somebody waits for it, and may see that it is ended before we do
-		w.ended.Store(r.id(), &ending{problem})
+	text = Storable(text, len(text))
+	if problem != nil && r.row.Hosted != nil { // somebody waits for it, and may see that it is ended before we do
+		w.problems.Store(text, problem)
 	}
 	nc, bl := r.sent.nameCoach.Swap(0), r.sent.bln.Swap(0)
 	err := state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
@@ -362,9 +363,6 @@ func (w *worker) end(ctx context.Context, r *run, problem error, finish func(con
 		}
 		return state.EndRun(ctx, tx, r.Name, r.row, res.Status, res, text)
 	})
-	if err != nil {
-		w.ended.Delete(r.id())
-	}
 	if errors.Is(err, state.ErrStale) { // somebody else has ended it, or gone on with it
 		if finish == nil {
 			return nil
@@ -394,9 +392,6 @@ func (w *worker) end(ctx context.Context, r *run, problem error, finish func(con
 	}
 	return nil
 }
-
-// ending is what a run came to: nil, or the problem that ended it.
-type ending struct{ problem error }
 
 // sum fills in what a run came to, as the database knows it.
 func (r *run) sum(ctx context.Context, q state.Querier, res *Result) error {

@@ -118,7 +118,7 @@ type worker struct {
 	stopBeat   context.CancelFunc
 	stopOnce   sync.Once
 	stopErr    error
-	ended      sync.Map // run → error or nil: what runs came to that this process has ended
+	problems   sync.Map // text → error: what has ended runs here for which somebody waits, as their rows tell it
 	endedAny   chan struct{}
 	busy       sync.Map // id of a job → turn
 }
