@@ -15,6 +15,14 @@ import (
 	"namebridge/state"
 )
 
+const (
+	// restores is how often it is tried to put back what a write has damaged.
+	restores = 4
+	// restoreWithin is how old a write may be whose damage is put back. Of an older one that nobody looked into since, it
+	// cannot be told from what people have changed: that is left to a person.
+	restoreWithin = 15 * time.Minute
+)
+
 // restore halts the bridge, and puts foreign keys back that a write has damaged unless it is too late to tell who changed
 // them. It returns a *HaltedError, or the database's error with it.
 func (w *writer) restore(e state.OpenEntry, before bln.OtherInfo, now bln.User, damage []bln.Change, late bool) error {
