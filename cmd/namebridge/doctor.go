@@ -55,7 +55,7 @@ quarantined.`,
 			}
 		}
 		doctor.Run(cmd.Context(), doctor.Options{
-			Config: cfg, Problems: problems, Bridge: *bridge, Probe: user,
+			Config: cfg, Problems: problems, Strangers: doctor.Strangers(a.lookuper), Bridge: *bridge, Probe: user,
 			Database: func(ctx context.Context) (string, func(), error) {
 				if cfg.DatabaseURL.Reveal() == config.Embedded {
 					return a.startPostgres(ctx)

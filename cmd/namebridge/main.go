@@ -12,7 +12,6 @@ import (
 	"syscall"
 	_ "time/tzdata" // schedules may name a zone, and containers may have none
 
-	"github.com/sethvargo/go-envconfig"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -40,14 +39,14 @@ func main() {
 		<-ctx.Done()
 		stop() // a second Ctrl-C ends the process at once: what it was doing is picked up by the next
 	}()
-	code := run(ctx, os.Args[1:], envconfig.OsLookuper(), os.Stdout, os.Stderr)
+	code := run(ctx, os.Args[1:], config.Environ(os.Environ()), os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
 // app is what a command needs of the world around it.
 type app struct {
-	lookuper       envconfig.Lookuper
+	lookuper       config.Environment
 	stdout, stderr io.Writer
 }
 
@@ -60,7 +59,7 @@ func (e exit) Error() string { return fmt.Sprintf("exit %d", int(e)) }
 type usageError struct{ error }
 
 // run carries out one command line and gives its exit code.
-func run(ctx context.Context, args []string, lookuper envconfig.Lookuper, stdout, stderr io.Writer) int {
+func run(ctx context.Context, args []string, lookuper config.Environment, stdout, stderr io.Writer) int {
 	root := newRoot(&app{lookuper: lookuper, stdout: stdout, stderr: stderr})
 	root.SetArgs(args)
 	root.SetOut(stdout)

@@ -20,7 +20,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
-	"github.com/sethvargo/go-envconfig"
 	"github.com/spf13/cobra"
 
 	"namebridge/internal/postgres/testdb"
@@ -80,7 +79,7 @@ func (p *place) run(t *testing.T, args ...string) outcome {
 
 func (p *place) runIn(ctx context.Context, args ...string) outcome {
 	var stdout, stderr bytes.Buffer
-	code := run(ctx, args, envconfig.MapLookuper(p.env), &stdout, &stderr)
+	code := run(ctx, args, p.env, &stdout, &stderr)
 	return outcome{code, stdout.String(), stderr.String()}
 }
 
@@ -542,7 +541,7 @@ func TestConfigTellsMachinesToo(t *testing.T) {
 	good := p.run(t, "config", "-o", "json").ends(t, 0).object(t)
 	bad := p.with(map[string]string{"NAMECOACH_TOKEN": ""}).run(t, "config", "-o", "json").ends(t, 2, "NAMECOACH_TOKEN").object(t)
 	for name, object := range map[string]map[string]any{"good": good, "bad": bad} {
-		if diff := cmp.Diff([]string{"bridges", "ok", "problems"}, keys(object)); diff != "" {
+		if diff := cmp.Diff([]string{"bridges", "ok", "problems", "warnings"}, keys(object)); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}
@@ -554,6 +553,39 @@ func TestConfigTellsMachinesToo(t *testing.T) {
 	if o := p.run(t, "config").ends(t, 0); o.stdout != "The configuration of 1 bridge is in order.\n" {
 		t.Errorf("for people: %q", o.stdout)
 	}
+}
+
+// Outside Kubernetes, whose chart refuses what it does not know, nothing else would tell.
+func TestAMisspeltVariableIsToldOnceByEachCommand(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{Users: 10}).with(map[string]string{
+		"WINDOW_LOOKBCK": "hush-hush", "BLN_PASWORD": "hush-hush", "BLN_SERVICE_HOST": "10.0.0.1", "JOURNAL_STREAM": "8:12",
+	})
+	const told = "namebridge: warning: BLN_PASWORD is no variable of namebridge and changes nothing; did you mean BLN_PASSWORD?\n" +
+		"namebridge: warning: WINDOW_LOOKBCK is no variable of namebridge and changes nothing; did you mean WINDOW_LOOKBACK?\n"
+	for _, command := range []string{
+		"collect", "collect -o json", "status", "status -o json", "holds list", "runs list", "migrate status", "migrate up", "resume --reason x", "config", "config -o json",
+	} {
+		o := p.run(t, strings.Fields(command)...).ends(t, 0)
+		if n := strings.Count(o.stderr, told); n != 1 || strings.Count(o.stderr, "warning") != 2 {
+			t.Errorf("%s tells it %d times:\n%s", command, n, o.stderr)
+		}
+		if strings.Contains(o.stdout+o.stderr, "hush") {
+			t.Errorf("%s shows a value:\n%s%s", command, o.stdout, o.stderr)
+		}
+	}
+	warnings := p.run(t, "config", "-o", "json").ends(t, 0).object(t)["warnings"].([]any)
+	if len(warnings) != 2 || warnings[1].(map[string]any)["variable"] != "WINDOW_LOOKBCK" {
+		t.Errorf("config tells machines %v", warnings)
+	}
+	if o := p.run(t, "doctor").tellsOut(t, "warning  configuration", "BLN_PASWORD is no variable", "→ set BLN_PASSWORD if that was meant"); strings.Contains(o.stderr, "PASWORD") {
+		t.Errorf("doctor tells it twice:\n%s", o.stderr)
+	}
+	if o := p.run(t, "version").ends(t, 0); o.stderr != "" {
+		t.Errorf("version reads no variable, and says %q", o.stderr)
+	}
+	p.with(map[string]string{"BLN_PASSWORD": ""}).run(t, "sweep").ends(t, 2, told, "BLN_PASSWORD    is not set")
+	p.with(map[string]string{"BLN_PASSWORD": ""}).run(t, "serve").ends(t, 2, told)
 }
 
 func TestAPortThatIsTakenSaysWhatToDo(t *testing.T) {

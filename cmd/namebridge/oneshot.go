@@ -47,7 +47,7 @@ as to begin); only wrong usage or configuration prints none. Progress and logs g
 				return usageError{fmt.Errorf("%w\n\nHelp: %s --help", err, cmd.CommandPath())}
 			}
 		}
-		cfg, err := config.Load(a.lookuper, config.Database)
+		cfg, err := a.load()
 		if err != nil {
 			return err
 		}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"namebridge/internal/config"
 	"namebridge/state"
 	bridgesync "namebridge/sync"
 )
@@ -44,7 +43,7 @@ Exit codes are those of a run: 3 where something has to be approved anew, 4 wher
 		if err != nil {
 			return err
 		}
-		cfg, err := config.Load(a.lookuper, config.Database)
+		cfg, err := a.load()
 		if err != nil {
 			return err
 		}

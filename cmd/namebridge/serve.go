@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"namebridge/internal/config"
+	"namebridge/internal/doctor"
 	"namebridge/internal/metrics"
 	"namebridge/migrations"
 	"namebridge/state"
@@ -55,6 +56,7 @@ at once, and nothing is lost by that either.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(a.lookuper, config.Database)
 			if err != nil {
+				a.warnOfStrangers()
 				return err
 			}
 			return a.serve(cmd.Context(), cfg)
@@ -83,6 +85,13 @@ type work struct {
 // serve keeps the bridges true until ctx ends.
 func (a *app) serve(ctx context.Context, cfg *config.Config) error {
 	s := &service{app: a, terminal: isTerminal(a.stderr), log: logger(cfg, a.stderr), unready: map[string]string{}}
+	if s.terminal {
+		a.warnOfStrangers()
+	} else {
+		for _, stranger := range doctor.Strangers(a.lookuper) {
+			s.log.Warn("a variable that nobody reads: its name looks as if it were meant for us", "variable", stranger.Name, "did_you_mean", stranger.Meant)
+		}
+	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	counted := metrics.New(reg, version, commit)

@@ -19,8 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sethvargo/go-envconfig"
-
 	"namebridge/internal/postgres"
 	"namebridge/internal/postgres/testdb"
 	"namebridge/internal/simulator"
@@ -67,7 +65,7 @@ func (p *place) serve(t *testing.T) *serving {
 	d := &serving{place: p, log: new(logged), stop: stop, ended: make(chan struct{})}
 	go func() {
 		defer close(d.ended)
-		d.code = run(ctx, []string{"serve"}, envconfig.MapLookuper(p.env), io.Discard, d.log)
+		d.code = run(ctx, []string{"serve"}, p.env, io.Discard, d.log)
 	}()
 	t.Cleanup(func() {
 		stop()
@@ -441,7 +439,12 @@ func TestServeSaysAtOnceWhatIsWrong(t *testing.T) {
 			2,
 			[]string{"5 problems", "NAMECOACH_TOKEN", "BLN_ORGANIZATION_ID", "COLLECT_SCHEDULE", "LISTEN_ADDR", "DATABASE_URL", "namebridge config --help"},
 		},
-		"a taken address":    {map[string]string{"LISTEN_ADDR": taken.Addr().String()}, 1, []string{"LISTEN_ADDR", "address already in use"}},
+		"a taken address": {map[string]string{"LISTEN_ADDR": taken.Addr().String()}, 1, []string{"LISTEN_ADDR", "address already in use"}},
+		"a misspelt variable": {
+			map[string]string{"LISTEN_ADDR": taken.Addr().String(), "SWEEP_SCHEDUL": "hunter2"},
+			1,
+			[]string{`"level":"WARN"`, `"variable":"SWEEP_SCHEDUL","did_you_mean":"SWEEP_SCHEDULE"`},
+		},
 		"a database nowhere": {map[string]string{"DATABASE_URL": "postgres://u:hunter2@127.0.0.1:99999/x"}, 2, []string{"DATABASE_URL"}},
 	} {
 		t.Run(name, func(t *testing.T) {

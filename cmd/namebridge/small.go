@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"namebridge/internal/config"
+	"namebridge/internal/doctor"
 	"namebridge/migrations"
 	"namebridge/state"
 )
@@ -30,24 +31,31 @@ func newConfig(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "config",
 		Short: "Check the configuration",
-		Long:  "Checks the environment and names everything that is wrong with it.\n\n" + config.Help(),
-		Args:  cobra.NoArgs,
+		Long: `Checks the environment and names everything that is wrong with it. Of a variable that looks as if it were one of these, misspelt, it warns, as
+every command does.
+
+` + config.Help(),
+		Args: cobra.NoArgs,
 	}
 	output := outputFlag(c)
 	c.RunE = func(*cobra.Command, []string) error {
 		cfg, problems := config.Examine(a.lookuper, config.Database)
+		a.warnOfStrangers()
 		if *output == "json" {
 			type problem struct {
 				Variable string `json:"variable"`
 				Text     string `json:"text"`
 			}
-			bridges, wrong := cfg.Names(), []problem{}
+			bridges, wrong, doubtful := cfg.Names(), []problem{}, []problem{}
 			if problems != nil {
 				for _, p := range problems.List {
 					wrong = append(wrong, problem(p))
 				}
 			}
-			err := json.NewEncoder(a.stdout).Encode(map[string]any{"ok": problems == nil, "bridges": bridges, "problems": wrong})
+			for _, s := range doctor.Strangers(a.lookuper) {
+				doubtful = append(doubtful, problem{s.Name, s.Text()})
+			}
+			err := json.NewEncoder(a.stdout).Encode(map[string]any{"ok": problems == nil, "bridges": bridges, "problems": wrong, "warnings": doubtful})
 			if err != nil {
 				return fmt.Errorf("write the problems: %w", err)
 			}
@@ -78,7 +86,7 @@ With DATABASE_URL=embedded the data is in $XDG_DATA_HOME/namebridge; without XDG
 	}
 	up := &cobra.Command{Use: "up", Short: "Bring the schema up to date; several at once are safe", Args: cobra.NoArgs}
 	up.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := config.LoadDatabase(a.lookuper)
+		cfg, err := a.loadDatabase()
 		if err != nil {
 			return err
 		}
@@ -93,7 +101,7 @@ With DATABASE_URL=embedded the data is in $XDG_DATA_HOME/namebridge; without XDG
 	status := &cobra.Command{Use: "status", Short: "Show which migrations the database has; changes nothing", Args: cobra.NoArgs}
 	output := outputFlag(status)
 	status.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := config.LoadDatabase(a.lookuper)
+		cfg, err := a.loadDatabase()
 		if err != nil {
 			return err
 		}
@@ -142,7 +150,7 @@ this lets writing go on: where a daemon serves the bridge, by itself. It needs D
 		if err != nil {
 			return err
 		}
-		cfg, err := config.LoadDatabase(a.lookuper)
+		cfg, err := a.loadDatabase()
 		if err != nil {
 			return err
 		}

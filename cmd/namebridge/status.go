@@ -16,7 +16,6 @@ import (
 	"github.com/sethvargo/go-envconfig"
 	"github.com/spf13/cobra"
 
-	"namebridge/internal/config"
 	"namebridge/state"
 	bridgesync "namebridge/sync"
 )
@@ -78,7 +77,7 @@ func newStatus(a *app) *cobra.Command {
 	}
 	output := outputFlag(c)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := config.LoadDatabase(a.lookuper)
+		cfg, err := a.loadDatabase()
 		if err != nil {
 			return err
 		}

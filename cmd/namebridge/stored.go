@@ -4,8 +4,6 @@ import (
 	"context"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"namebridge/internal/config"
 )
 
 // stored is a bridge as the database has it.
@@ -18,7 +16,7 @@ type stored struct {
 
 // openStored opens what commands need that talk to nobody but the database.
 func (a *app) openStored(ctx context.Context, bridge string) (*stored, error) {
-	cfg, err := config.LoadDatabase(a.lookuper)
+	cfg, err := a.loadDatabase()
 	if err != nil {
 		return nil, err
 	}

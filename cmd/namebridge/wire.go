@@ -29,6 +29,25 @@ import (
 	bridgesync "namebridge/sync"
 )
 
+// load reads the configuration. Whoever has misspelt a variable is told so, by each command once.
+func (a *app) load() (*config.Config, error) {
+	a.warnOfStrangers()
+	return config.Load(a.lookuper, config.Database)
+}
+
+// loadDatabase reads what commands need that talk to nobody but the database.
+func (a *app) loadDatabase() (*config.Config, error) {
+	a.warnOfStrangers()
+	return config.LoadDatabase(a.lookuper)
+}
+
+// warnOfStrangers tells of variables that look as if they were meant for us and that nobody reads.
+func (a *app) warnOfStrangers() {
+	for _, s := range doctor.Strangers(a.lookuper) {
+		fmt.Fprintf(a.stderr, "namebridge: warning: %s %s\n", s.Name, s.Text())
+	}
+}
+
 // bridgeFlag adds --bridge, for deployments that serve several.
 func bridgeFlag(c *cobra.Command) *string {
 	return c.Flags().String("bridge", "", "the bridge to work on, where BRIDGES names several")

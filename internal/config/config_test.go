@@ -650,3 +650,16 @@ func TestTheDatabaseAloneNeedsNothingOfTheAPIs(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestAnEnvironmentIsReadLikeTheProcessReadsIt(t *testing.T) {
+	t.Parallel()
+	e := Environ([]string{"A=1", "B=x=y", "C=", "=C:=C:\\", "no equals sign"})
+	if diff := cmp.Diff(Environment{"A": "1", "B": "x=y", "C": ""}, e); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	for _, name := range []string{"A", "C", "D"} {
+		if _, ok := e.Lookup(name); ok != slices.Contains([]string{"A", "C"}, name) {
+			t.Errorf("%s is found: %v", name, ok)
+		}
+	}
+}

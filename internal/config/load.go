@@ -18,7 +18,8 @@ type Need int
 // Database is the Need of commands that cannot work without DATABASE_URL.
 const Database Need = 1
 
-const fileSuffix = "_FILE"
+// FileSuffix makes the name of a secret that of the variable which names the file that holds it.
+const FileSuffix = "_FILE"
 
 // Load reads the configuration from lookuper, and from the files that its …_FILE variables name. A variable that is set to nothing, or to
 // white space, counts as not set. Every error is a *Problems.
@@ -144,6 +145,35 @@ func Prefix(bridge string) string {
 	return strings.ToUpper(strings.ReplaceAll(bridge, "-", "_")) + "_"
 }
 
+// Prefixes are what may stand before the name of a bridge's variable: nothing, and with BRIDGES the prefix of each bridge.
+func Prefixes(lookuper envconfig.Lookuper) []string {
+	l := loader{lookuper: lookuper, config: new(Config)}
+	prefixes := []string{""}
+	if bridges, several := l.bridges(); several {
+		for _, b := range bridges {
+			prefixes = append(prefixes, Prefix(b))
+		}
+	}
+	return prefixes
+}
+
+// Names are all names that Load looks up where there are these prefixes.
+func Names(prefixes []string) []string {
+	var all []string
+	for _, v := range Variables {
+		for _, p := range prefixes {
+			if p != "" && !v.PerBridge {
+				continue
+			}
+			all = append(all, p+v.Name)
+			if v.Secret {
+				all = append(all, p+v.Name+FileSuffix)
+			}
+		}
+	}
+	return all
+}
+
 // bridges are the names to read the variables of, and whether they have prefixes.
 func (l *loader) bridges() (names []string, several bool) {
 	s := l.lookup(bridgesVariable)
@@ -207,14 +237,14 @@ func (l *loader) text(v Variable, found *value) (string, error) {
 	if !v.Secret {
 		return strings.TrimSpace(direct), nil
 	}
-	file := strings.TrimSpace(l.lookup(found.name + fileSuffix))
+	file := strings.TrimSpace(l.lookup(found.name + FileSuffix))
 	switch {
 	case file == "":
 		return direct, nil
 	case direct != "":
-		return "", fmt.Errorf("is set, and so is %s. Keep one of them", found.name+fileSuffix)
+		return "", fmt.Errorf("is set, and so is %s. Keep one of them", found.name+FileSuffix)
 	}
-	found.name += fileSuffix
+	found.name += FileSuffix
 	content, err := os.ReadFile(file)
 	if err != nil {
 		// Without the path: now and then it is the secret itself, put under the wrong name.
@@ -240,8 +270,8 @@ func (l *loader) missing(v Variable) string {
 
 func notSet(v Variable, found value, what string) string {
 	var others []string
-	if v.Secret && !strings.Contains(what, fileSuffix) {
-		others = append(others, found.name+fileSuffix)
+	if v.Secret && !strings.Contains(what, FileSuffix) {
+		others = append(others, found.name+FileSuffix)
 	}
 	if found.prefixed {
 		others = append(others, v.Name+" for all bridges")

@@ -222,7 +222,7 @@ func Help() string {
 			b.WriteString(" = " + v.Default)
 		}
 		if v.Secret {
-			b.WriteString("   (or " + v.Name + fileSuffix + ", the name of a file that holds it)")
+			b.WriteString("   (or " + v.Name + FileSuffix + ", the name of a file that holds it)")
 		}
 		b.WriteByte('\n')
 		for _, line := range wrap(plain.Replace(v.Meaning)+".", 90) {

@@ -59,10 +59,11 @@ type Finding struct {
 
 // Options say what to look at.
 type Options struct {
-	Config   *config.Config   // as far as it could be read; zero values are not looked at
-	Problems *config.Problems // what is wrong with it; nil: nothing
-	Bridge   string           // the only one to look at; "" all
-	Probe    int64            // user.id of a test user on whom to prove what a PUT does; 0: no probe. With it there is one bridge only
+	Config    *config.Config   // as far as it could be read; zero values are not looked at
+	Problems  *config.Problems // what is wrong with it; nil: nothing
+	Strangers []Stranger       // what the environment has that reads like ours
+	Bridge    string           // the only one to look at; "" all
+	Probe     int64            // user.id of a test user on whom to prove what a PUT does; 0: no probe. With it there is one bridge only
 
 	// Database gives the URL of the database, started where it is a private one, and what stops it.
 	Database func(context.Context) (url string, stop func(), err error)

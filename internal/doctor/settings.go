@@ -27,7 +27,11 @@ func (e *examination) configuration() {
 			e.found(Problem, "", Configuration, p.Variable+" "+p.Text, cureOfSetting(p))
 		}
 	}
-	risky := 0
+	for _, s := range e.Strangers {
+		text, cure := s.finding()
+		e.found(Warning, "", Configuration, text, cure)
+	}
+	risky := len(e.Strangers)
 	for _, b := range e.Config.Bridges {
 		if e.Bridge != "" && b.Name != e.Bridge {
 			continue
