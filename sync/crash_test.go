@@ -304,6 +304,22 @@ func TestWithoutTheDatabaseNothingIsWritten(t *testing.T) {
 	}
 }
 
+// Trouble with our own database is named as such wherever it comes up, also when a batch of writes is counted.
+func TestTroubleWithTheDatabaseIsCalledSo(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	w.crowd(3)
+	if _, err := w.db.Exec(t.Context(), `
+		CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END $$;
+		CREATE TRIGGER full_disk BEFORE UPDATE ON runs FOR EACH ROW WHEN (NEW.requests_bln > OLD.requests_bln AND NEW.phase = 'write') EXECUTE FUNCTION full_disk()`); err != nil {
+		t.Fatal(err)
+	}
+	res, err := w.bridge(t).Backfill(t.Context(), time.Time{})
+	if err == nil || res.Status != state.Failed || !strings.HasPrefix(err.Error(), "the database: ") {
+		t.Errorf("%+v, %v; want a failure that names the database", res, err)
+	}
+}
+
 // expire lets the time pass that a dead process is still believed alive. Only for processes that are dead indeed.
 func (w *world) expire(t *testing.T) {
 	t.Helper()

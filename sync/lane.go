@@ -156,6 +156,7 @@ func (w *worker) endLane(ctx context.Context, a syncBatch, finish func(context.C
 // laneFailed says of a failure that is not about one user what becomes of the runs that wait for their users: they end
 // with it, but what they want stays pending, and the lane goes on trying.
 func (w *worker) laneFailed(ctx context.Context, a syncBatch, problem error) error {
+	problem = ofDatabase(problem)
 	if ctx.Err() != nil || errors.Is(problem, errLease) || errors.As(problem, new(*httpapi.PausedError)) {
 		return problem
 	}

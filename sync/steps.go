@@ -223,10 +223,7 @@ func (w *worker) step(ctx context.Context, job int64, a stepArgs, phase Phase, l
 	}
 	r := w.run(row, phase)
 	r.forward = func() { w.forward(job) }
-	err = w.units(ctx, r, finish)
-	if away(err) {
-		err = database(err)
-	}
+	err = ofDatabase(w.units(ctx, r, finish))
 	switch {
 	case err == nil, ctx.Err() != nil:
 		return err
@@ -242,9 +239,12 @@ func (w *worker) step(ctx context.Context, job int64, a stepArgs, phase Phase, l
 	return err
 }
 
-// away says that an error is the database's.
-func away(err error) bool {
-	return err != nil && !errors.Is(err, errDatabase) && (errors.As(err, new(*pgconn.PgError)) || lost(err) || pgconn.Timeout(err))
+// ofDatabase marks an error of the database as such, wherever it came up.
+func ofDatabase(err error) error {
+	if err == nil || errors.Is(err, errDatabase) || !errors.As(err, new(*pgconn.PgError)) && !lost(err) && !pgconn.Timeout(err) {
+		return err
+	}
+	return database(err)
 }
 
 // drop completes a job whose step is not there to be done, unless the run has been gone on with meanwhile: whoever did so
