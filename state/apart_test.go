@@ -225,6 +225,7 @@ func listing(t *testing.T, db *pgxpool.Pool, bridge string, do func(name string,
 	do("StoreDirectory", err)
 	next := listing
 	next.After, next.AfterID, next.Rows = "2024", 7, 7
+	do("LockListing", state.InTx(ctx, db, func(tx pgx.Tx) error { return state.LockListing(ctx, tx, bridge, listing) }))
 	do("MoveListing", state.MoveListing(ctx, db, bridge, listing, next))
 	_, _, err = state.ListingSizes(ctx, db, bridge)
 	do("ListingSizes", err)
@@ -345,6 +346,7 @@ func writing(t *testing.T, db *pgxpool.Pool, bridge string, run, owner uuid.UUID
 	}}))
 	do("CloseEntry", state.CloseEntry(ctx, db, bridge, intents[1].Entry, state.Unsent, "note"))
 	do("Fail", state.Fail(ctx, db, bridge, []state.Failure{{UserID: 2, Fence: claimed[1].Fence, Problem: "problem"}}))
+	do("LockUsers", state.InTx(ctx, db, func(tx pgx.Tx) error { return state.LockUsers(ctx, tx, bridge, []int64{4}) }))
 	do("Withdraw", state.Withdraw(ctx, db, bridge, claimed[3:4]))
 	do("Unclaim", state.Unclaim(ctx, db, bridge, 3, claimed[2].Fence))
 	do("ReleaseClaimed", state.ReleaseClaimed(ctx, db, bridge, []int64{6}, []int64{1 << 40}))

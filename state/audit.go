@@ -59,9 +59,11 @@ func StoreAudits(ctx context.Context, q Querier, bridge string, as []Audit) (dri
 	return drifted, nil
 }
 
-// PostponeAudits puts off users who cannot be read now, so that they are in nobody's way.
+// PostponeAudits puts off users who cannot be read now, so that they are in nobody's way. In one transaction with StoreAudits, LockUsers
+// comes first.
 func PostponeAudits(ctx context.Context, q Querier, bridge string, users []int64) error {
-	_, err := q.Exec(ctx, `UPDATE directory_users SET audit_at = now() + interval '1 day' WHERE bridge = $1 AND user_id = ANY($2)`, bridge, users)
+	_, err := q.Exec(ctx, `WITH `+inOrder+` UPDATE directory_users d SET audit_at = now() + interval '1 day'
+		FROM locked WHERE d.bridge = $1 AND d.user_id = locked.user_id`, bridge, orEmpty(users))
 	if err != nil {
 		return fmt.Errorf("postpone audits: %w", err)
 	}

@@ -184,8 +184,8 @@ func NoteLayout(ctx context.Context, tx pgx.Tx, bridge, place, layout string) er
 		if strings.HasPrefix(*was, place) {
 			forget = ""
 		}
-		if _, err := tx.Exec(ctx, `UPDATE directory_users SET `+forget+`decide_due = true
-			WHERE bridge = $1 AND (wanted_version > 0 OR applied_digest IS NOT NULL OR listed_fragment IS NOT NULL)`, bridge); err != nil {
+		if _, err := tx.Exec(ctx, `WITH `+inOrderWhere(`bridge = $1 AND (wanted_version > 0 OR applied_digest IS NOT NULL OR listed_fragment IS NOT NULL)`)+`
+			UPDATE directory_users d SET `+forget+`decide_due = true FROM locked WHERE d.bridge = $1 AND d.user_id = locked.user_id`, bridge); err != nil {
 			return fmt.Errorf("note the layout of bridge %s: %w", bridge, err)
 		}
 	}
@@ -209,8 +209,9 @@ func Halt(ctx context.Context, q Querier, bridge, reason string, run uuid.UUID) 
 // Resume lifts a halt, and makes due at once what goes on with the work. The halt and why it was lifted are kept.
 // ErrNotFound: the bridge is not halted.
 func Resume(ctx context.Context, q Querier, bridge, reason string) error {
+	// A lock that leaves those alone who only refer to the bridge: they may have what is made due here.
 	tag, err := q.Exec(ctx, `WITH lifted AS (
-			SELECT bridge, halted_at, halt_reason, halt_run FROM bridges WHERE bridge = $1 AND halted_at IS NOT NULL FOR UPDATE),
+			SELECT bridge, halted_at, halt_reason, halt_run FROM bridges WHERE bridge = $1 AND halted_at IS NOT NULL FOR NO KEY UPDATE),
 		kept AS (INSERT INTO halts (bridge, halted_at, reason, run, resumed_reason)
 			SELECT bridge, halted_at, halt_reason, halt_run, $2 FROM lifted),
 		soon AS (UPDATE schedules SET due_at = now() FROM lifted WHERE schedules.bridge = lifted.bridge AND kind = $3)

@@ -97,7 +97,8 @@ func NextUnasked(ctx context.Context, q Querier, bridge string, after int64, lim
 // NoteAsked notes that NameCoach was asked about users; nil: that all of its rows have been read, so that nobody needs to
 // be asked about.
 func NoteAsked(ctx context.Context, q Querier, bridge string, users []int64) error {
-	_, err := q.Exec(ctx, `UPDATE directory_users SET asked_at = now() WHERE bridge = $1 AND asked_at IS NULL AND ($2::bigint[] IS NULL OR user_id = ANY($2))`, bridge, users)
+	_, err := q.Exec(ctx, `WITH `+inOrderWhere(`bridge = $1 AND asked_at IS NULL AND ($2::bigint[] IS NULL OR user_id = ANY($2))`)+`
+		UPDATE directory_users d SET asked_at = now() FROM locked WHERE d.bridge = $1 AND d.user_id = locked.user_id`, bridge, users)
 	if err != nil {
 		return fmt.Errorf("note users that were asked about: %w", err)
 	}

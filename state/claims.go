@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 )
 
 // Claimed is a pending user that a process may write, while its fence holds.
@@ -154,11 +155,14 @@ func CountPending(ctx context.Context, q Querier, bridge string) (n int, err err
 	return n, nil
 }
 
-// Adopt makes what earlier runs have left pending the wish of this one, to be tried at once.
+// Adopt makes what earlier runs have left pending the wish of this one, to be tried at once. It and TakeRemovals each lock users in
+// order: in one transaction, those of both together are in none.
 func Adopt(ctx context.Context, q Querier, bridge string, run uuid.UUID, urgency int16) error {
-	_, err := q.Exec(ctx, `UPDATE directory_users d SET wanted_run = $2, urgency = least(urgency, $3), attempts = 0, retry_at = NULL
-		WHERE d.bridge = $1 AND d.wanted_version > d.applied_version AND d.gone_at IS NULL AND (d.wanted_run IS DISTINCT FROM $2 OR d.attempts > 0 OR d.retry_at IS NOT NULL)
-			AND (d.wanted_run = $2 OR NOT EXISTS (SELECT 1 FROM runs r WHERE r.bridge = $1 AND r.run = d.wanted_run AND r.status = 'running'))`,
+	_, err := q.Exec(ctx, `WITH `+inOrderWhere(`d.bridge = $1 AND d.wanted_version > d.applied_version AND d.gone_at IS NULL
+			AND (d.wanted_run IS DISTINCT FROM $2 OR d.attempts > 0 OR d.retry_at IS NOT NULL)
+			AND (d.wanted_run = $2 OR NOT EXISTS (SELECT 1 FROM runs r WHERE r.bridge = $1 AND r.run = d.wanted_run AND r.status = 'running'))`)+`
+		UPDATE directory_users d SET wanted_run = $2, urgency = least(urgency, $3), attempts = 0, retry_at = NULL
+		FROM locked WHERE d.bridge = $1 AND d.user_id = locked.user_id`,
 		bridge, run, urgency)
 	if err != nil {
 		return fmt.Errorf("adopt pending users: %w", err)
@@ -169,6 +173,20 @@ func Adopt(ctx context.Context, q Querier, bridge string, run uuid.UUID, urgency
 // inOrder locks the users $2 of a bridge in one order, whoever asks and whatever the plan: two processes that update the same
 // users wait for each other instead of ending in a deadlock. Materialized and joined, it is done before the update.
 const inOrder = `locked AS MATERIALIZED (SELECT user_id, fence FROM directory_users WHERE bridge = $1 AND user_id = ANY($2::bigint[]) ORDER BY user_id FOR UPDATE)`
+
+// inOrderWhere is inOrder for the users d of whom a condition holds.
+func inOrderWhere(condition string) string {
+	return `locked AS MATERIALIZED (SELECT d.user_id FROM directory_users d WHERE ` + condition + ` ORDER BY d.user_id FOR UPDATE)`
+}
+
+// LockUsers locks users until tx ends: for those who change some of them by one statement, and some by another, which in one order
+// each are in none together.
+func LockUsers(ctx context.Context, tx pgx.Tx, bridge string, users []int64) error {
+	if _, err := tx.Exec(ctx, `WITH `+inOrder+` SELECT count(*) FROM locked`, bridge, users); err != nil {
+		return fmt.Errorf("lock %d users: %w", len(users), err)
+	}
+	return nil
+}
 
 // Withdraw says of claimed users that nothing is to be done for them now: they are held, or what stands there is not
 // ours. They are given back and no longer pending until something happens to them; what was wanted since the claim stays
@@ -236,16 +254,19 @@ func ReleaseClaimed(ctx context.Context, q Querier, bridge string, users, fences
 // ReleaseBut gives back all that owner has claimed, but the users in keep, that it is still at work on. It looks at everybody:
 // for the moments in which a process does not know what it has claimed.
 func ReleaseBut(ctx context.Context, q Querier, bridge string, owner uuid.UUID, keep []int64) error {
-	_, err := q.Exec(ctx, `UPDATE directory_users SET claim_owner = NULL WHERE bridge = $1 AND claim_owner = $2 AND user_id <> ALL($3)`, bridge, owner, orEmpty(keep))
+	_, err := q.Exec(ctx, `WITH `+inOrderWhere(`bridge = $1 AND claim_owner = $2 AND user_id <> ALL($3)`)+giveBack, bridge, owner, orEmpty(keep))
 	if err != nil {
 		return fmt.Errorf("release users: %w", err)
 	}
 	return nil
 }
 
+// giveBack gives back the users that are locked.
+const giveBack = ` UPDATE directory_users d SET claim_owner = NULL FROM locked WHERE d.bridge = $1 AND d.user_id = locked.user_id`
+
 // Release gives claimed users back untouched.
 func Release(ctx context.Context, q Querier, bridge string, owner uuid.UUID) error {
-	_, err := q.Exec(ctx, `UPDATE directory_users SET claim_owner = NULL WHERE bridge = $1 AND claim_owner = $2`, bridge, owner)
+	_, err := q.Exec(ctx, `WITH `+inOrderWhere(`bridge = $1 AND claim_owner = $2`)+giveBack, bridge, owner)
 	if err != nil {
 		return fmt.Errorf("release users: %w", err)
 	}

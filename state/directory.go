@@ -70,6 +70,14 @@ func ListingSizes(ctx context.Context, q Querier, bridge string) (present, refus
 	return present, refused, nil
 }
 
+// LockListing keeps others from moving a listing on, or ending it, until tx ends: whoever stores its users has it before them, as who
+// completes it does. ErrStale: it is not where l says any more.
+func LockListing(ctx context.Context, tx pgx.Tx, bridge string, l Listing) error {
+	tag, err := tx.Exec(ctx, `SELECT 1 FROM listings WHERE bridge = $1 AND sweep = $2 AND after = $3 AND after_id = $4
+		AND completed_at IS NULL AND refused_at IS NULL FOR NO KEY UPDATE`, bridge, l.Sweep, l.After, l.AfterID)
+	return exactlyOne(tag, err, "lock listing %d", l.Sweep)
+}
+
 // RefuseListing ends a listing without believing it: nobody is gone because of it.
 func RefuseListing(ctx context.Context, q Querier, bridge string, l Listing) error {
 	tag, err := q.Exec(ctx, `UPDATE listings SET refused_at = now() WHERE bridge = $1 AND sweep = $2 AND completed_at IS NULL`, bridge, l.Sweep)
@@ -83,9 +91,10 @@ func CompleteListing(ctx context.Context, q Querier, bridge string, l Listing) e
 	if err := exactlyOne(tag, err, "complete listing %d", l.Sweep); err != nil {
 		return err
 	}
-	for _, sql := range []string{
-		`UPDATE directory_users SET gone_at = now(), decide_due = true WHERE bridge = $1 AND sweep < $2 AND gone_at IS NULL`,
+	for _, sql := range []string{ // the bridge before its users, as everywhere
 		`UPDATE bridges SET directory_sweep = $2, directory_listed_at = (SELECT started_at FROM listings WHERE bridge = $1 AND sweep = $2) WHERE bridge = $1`,
+		`WITH ` + inOrderWhere(`bridge = $1 AND sweep < $2 AND gone_at IS NULL`) + `
+			UPDATE directory_users d SET gone_at = now(), decide_due = true FROM locked WHERE d.bridge = $1 AND d.user_id = locked.user_id`,
 		`DELETE FROM listings WHERE bridge = $1 AND sweep < $2`,
 	} {
 		if _, err := q.Exec(ctx, sql, bridge, l.Sweep); err != nil {
@@ -123,7 +132,7 @@ func StoreDirectory(ctx context.Context, q Querier, bridge string, sweep int64, 
 	}
 	err = q.QueryRow(ctx, `WITH page AS (
 			SELECT DISTINCT ON (u) u, n, e, x, ARRAY(SELECT jsonb_array_elements_text(o::jsonb)) AS o, f, c
-			FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::bytea[]) AS t(u, n, e, x, o, f, c)),
+			FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::bytea[]) AS t(u, n, e, x, o, f, c) ORDER BY u),
 		known AS (SELECT user_id FROM directory_users d JOIN page ON d.bridge = $1 AND d.user_id = page.u AND d.sweep >= $2),
 		stored AS (
 			INSERT INTO directory_users (bridge, user_id, username, email, external_id, other_emails, sweep, listed_fragment, listed_content, asked_at)

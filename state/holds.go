@@ -119,8 +119,10 @@ func ReleaseHold(ctx context.Context, q Querier, bridge string, h ListedHold) er
 			bridge, h.Kind, h.Subject, h.Reason)
 		return exactlyOne(tag, err, "release a hold of bridge %s", bridge)
 	}
-	tag, err := q.Exec(ctx, `WITH lifted AS (DELETE FROM holds WHERE bridge = $1 AND kind = 'user' AND subject = $2 AND reason = $3 RETURNING subject)
-		UPDATE directory_users d SET decide_due = true FROM lifted WHERE d.bridge = $1 AND d.user_id = lifted.subject::bigint`, bridge, h.Subject, h.Reason)
+	// The user first, and then its hold, as whoever decides on it has them.
+	tag, err := q.Exec(ctx, `WITH locked AS MATERIALIZED (SELECT user_id FROM directory_users WHERE bridge = $1 AND user_id = $2::text::bigint FOR UPDATE),
+		lifted AS (DELETE FROM holds h USING locked WHERE h.bridge = $1 AND h.kind = 'user' AND h.subject = locked.user_id::text AND h.reason = $3 RETURNING locked.user_id)
+		UPDATE directory_users d SET decide_due = true FROM lifted WHERE d.bridge = $1 AND d.user_id = lifted.user_id`, bridge, h.Subject, h.Reason)
 	return exactlyOne(tag, err, "release user %s", h.Subject)
 }
 

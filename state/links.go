@@ -67,12 +67,13 @@ func StoreDecisions(ctx context.Context, q Querier, bridge string, ds []Decided)
 }
 
 // DropUncounted forgets links (but those made by hand, or taken back) and holds of people who have no participant in any of events: an
-// operator has narrowed the events that count. Their users are decided on anew.
+// operator has narrowed the events that count. Their users are decided on anew. Run it under LockParticipants.
 func DropUncounted(ctx context.Context, q Querier, bridge string, events []string) error {
 	const uncounted = ` NOT EXISTS (SELECT 1 FROM participants p WHERE p.bridge = $1 AND p.person = %s AND p.event_access_code = ANY($2))`
 	_, err := q.Exec(ctx, `WITH dropped AS (DELETE FROM links l WHERE l.bridge = $1 AND l.rule NOT IN ('hand', 'released') AND `+fmt.Sprintf(uncounted, "l.person")+` RETURNING user_id),
-		lifted AS (DELETE FROM holds h WHERE h.bridge = $1 AND h.kind = 'person' AND `+fmt.Sprintf(uncounted, "h.subject")+`)
-		UPDATE directory_users d SET decide_due = true FROM dropped WHERE d.bridge = $1 AND d.user_id = dropped.user_id`, bridge, events)
+		lifted AS (DELETE FROM holds h WHERE h.bridge = $1 AND h.kind = 'person' AND `+fmt.Sprintf(uncounted, "h.subject")+`),
+		`+inOrderWhere(`d.bridge = $1 AND d.user_id IN (SELECT user_id FROM dropped)`)+`
+		UPDATE directory_users d SET decide_due = true FROM locked WHERE d.bridge = $1 AND d.user_id = locked.user_id`, bridge, events)
 	if err != nil {
 		return fmt.Errorf("drop links of events that do not count: %w", err)
 	}

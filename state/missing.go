@@ -57,8 +57,9 @@ func silence(ctx context.Context, q Querier, bridge string) error {
 	for _, sql := range []string{
 		`UPDATE participants p SET link_due = true FROM participants m
 			WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND m.replaced AND m.link_due AND p.bridge = $1 AND p.person = m.person AND NOT p.replaced`,
-		`UPDATE directory_users d SET decide_due = true FROM participants m JOIN links l USING (bridge, person)
-			WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND m.replaced AND m.link_due AND d.bridge = $1 AND d.user_id = l.user_id`,
+		`WITH ` + inOrderWhere(`d.bridge = $1 AND d.user_id IN (SELECT l.user_id FROM participants m JOIN links l USING (bridge, person)
+				WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND m.replaced AND m.link_due)`) + `
+			UPDATE directory_users d SET decide_due = true FROM locked WHERE d.bridge = $1 AND d.user_id = locked.user_id`,
 		`WITH ended AS (SELECT DISTINCT m.person FROM participants m WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND m.replaced AND m.link_due
 				AND NOT EXISTS (SELECT 1 FROM participants c WHERE c.bridge = $1 AND c.person = m.person AND NOT c.replaced)),
 			lifted AS (DELETE FROM holds h USING ended WHERE h.bridge = $1 AND h.kind = 'person' AND h.subject = ended.person)
@@ -99,7 +100,8 @@ func Suspects(ctx context.Context, q Querier, bridge string, events []string) ([
 	return ss, nil
 }
 
-// ForgetDoubts says that the rows stored before a time have been compared with those whose place they may have taken.
+// ForgetDoubts says that the rows stored before a time have been compared with those whose place they may have taken. Run it under
+// LockParticipants: all who change several of their rows take turns.
 func ForgetDoubts(ctx context.Context, q Querier, bridge string, before time.Time) error {
 	if _, err := q.Exec(ctx, `UPDATE participants SET doubt_due = false WHERE bridge = $1 AND doubt_due AND changed_at < $2`, bridge, before); err != nil {
 		return fmt.Errorf("forget doubts: %w", err)
@@ -107,7 +109,7 @@ func ForgetDoubts(ctx context.Context, q Querier, bridge string, before time.Tim
 	return nil
 }
 
-// ForgetUncounted says that rows of events that do not count need not be linked.
+// ForgetUncounted says that rows of events that do not count need not be linked. Run it under LockParticipants.
 func ForgetUncounted(ctx context.Context, q Querier, bridge string, events []string) error {
 	_, err := q.Exec(ctx, `UPDATE participants SET link_due = false WHERE bridge = $1 AND link_due AND NOT event_access_code = ANY($2)`, bridge, events)
 	if err != nil {

@@ -128,7 +128,7 @@ func StoreStaged(ctx context.Context, q Querier, bridge string, reading Reading,
 // CountLate counts the rows that a search has brought before a time up to which, less the lookback, windows have been read
 // since, and that none of them has brought: the windows have missed them. Where there are some the lookback is widened
 // to at least twice what it was, up to a day. A row that is missing is only forgotten: no window could bring it. With counts
-// false all are: the windows do not go back to the beginning, and the rows may be from before.
+// false all are: the windows do not go back to the beginning, and the rows may be from before. Run it under LockParticipants.
 func CountLate(ctx context.Context, q Querier, bridge string, before time.Time, lookback time.Duration, counts bool) (late int64, err error) {
 	err = q.QueryRow(ctx, `WITH passed AS (UPDATE participants SET found_at = NULL WHERE bridge = $1 AND found_at < $2 RETURNING missing_since)
 		SELECT count(*) FROM passed WHERE missing_since IS NULL`, bridge, before).Scan(&late)
@@ -146,11 +146,9 @@ func CountLate(ctx context.Context, q Querier, bridge string, before time.Time, 
 	return late, nil
 }
 
-// DropStaged forgets the rows of a reading that does not count, of readings whose process is gone, and of those of yesterday: none takes a day.
+// DropStaged forgets the rows of a reading that does not count.
 func DropStaged(ctx context.Context, q Querier, bridge string, reading Reading) error {
-	_, err := q.Exec(ctx, `DELETE FROM staged_participants s WHERE bridge = $1 AND (reading = $2 OR staged_at < now() - interval '1 day'
-		OR staged_at < now() - interval '1 hour' AND NOT `+fmt.Sprintf(liveOwner, "s.owner")+`)`, bridge, reading.ID)
-	if err != nil {
+	if _, err := q.Exec(ctx, `DELETE FROM staged_participants WHERE bridge = $1 AND reading = $2`, bridge, reading.ID); err != nil {
 		return fmt.Errorf("drop staged participants: %w", err)
 	}
 	return nil

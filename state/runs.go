@@ -394,8 +394,9 @@ func ApproveRun(ctx context.Context, q Querier, bridge string, run uuid.UUID, ph
 		return a, err
 	}
 	err = q.QueryRow(ctx, `WITH steps AS (SELECT user_id, version FROM plan_steps WHERE bridge = $1 AND run = $2),
-		still AS (UPDATE directory_users d SET released_version = wanted_version, wanted_run = $2, urgency = $3, attempts = 0, retry_at = NULL FROM steps s
-			WHERE d.bridge = $1 AND d.user_id = s.user_id AND d.gone_at IS NULL AND d.wanted_version = s.version AND d.wanted_version > d.applied_version
+		`+inOrderWhere(`d.bridge = $1 AND d.user_id IN (SELECT user_id FROM steps)`)+`,
+		still AS (UPDATE directory_users d SET released_version = wanted_version, wanted_run = $2, urgency = $3, attempts = 0, retry_at = NULL
+			FROM steps s JOIN locked USING (user_id) WHERE d.bridge = $1 AND d.user_id = s.user_id AND d.gone_at IS NULL AND d.wanted_version = s.version AND d.wanted_version > d.applied_version
 			RETURNING d.user_id)
 		SELECT (SELECT count(*) FROM steps), coalesce((SELECT array_agg(user_id ORDER BY user_id) FROM steps WHERE user_id NOT IN (SELECT user_id FROM still)), '{}')`,
 		bridge, run, OnDemand).Scan(&a.Steps, &a.Moved)
