@@ -588,6 +588,51 @@ func TestAMisspeltVariableIsToldOnceByEachCommand(t *testing.T) {
 	p.with(map[string]string{"BLN_PASSWORD": ""}).run(t, "serve").ends(t, 2, told)
 }
 
+// Such a run ends well: without this line, only a coverage of 0 % would tell.
+func TestWhereNobodyCountsTheCommandsSaySo(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, simulator.Options{Seed: 4, Users: 20})
+	none := p.with(map[string]string{"NAMECOACH_EVENTS": "nosuch,event"})
+	const told = "namebridge: warning: NAMECOACH_EVENTS is nosuch,event, and of "
+	silent := func(p *place, command string) {
+		t.Helper()
+		if o := p.run(t, strings.Fields(command)...).ends(t, 0); strings.Contains(o.stderr, "warning") {
+			t.Errorf("%s warns of %s", command, o.stderr)
+		}
+	}
+	silent(none, "status") // nothing was collected
+	for _, command := range []string{"plan", "backfill", "collect", "sweep", "collect -o json", "status", "status -o json"} {
+		o := none.run(t, strings.Fields(command)...).ends(t, 0, told, "nobody is given a badge. Correct it")
+		if n := strings.Count(o.stderr, told); n != 1 {
+			t.Errorf("%s tells it %d times:\n%s", command, n, o.stderr)
+		}
+	}
+	checkResult(t, none.run(t, "collect", "-o", "json").ends(t, 0).object(t), "collect", "done")
+	one := none.run(t, "status", "-o", "json").ends(t, 0).object(t)["bridges"].([]any)[0]
+	if diff := cmp.Diff(statusKeys, keys(one)); diff != "" {
+		t.Errorf("keys of status: %s", diff)
+	}
+	d := none.lively(nil).serve(t)
+	eventually(t, "told by the daemon", func() string {
+		if lines := d.lines("nobody is given a badge"); len(lines) != 1 || !strings.HasPrefix(fmt.Sprint(lines[0]["problem"]), "NAMECOACH_EVENTS is nosuch,event") {
+			return fmt.Sprint(lines)
+		}
+		return ""
+	})
+	d.stop()
+	d.ends(t, 0)
+	p.exec(t, `UPDATE participants SET event_access_code = 'event' WHERE participant = (SELECT participant FROM participants LIMIT 1)`)
+	for _, command := range []string{"collect", "status"} {
+		silent(none, command) // somebody counts
+		silent(p, command)    // everybody does
+	}
+	p.exec(t, `UPDATE participants SET event_access_code = 'E' WHERE event_access_code = 'event'`)
+	renamed := none.with(map[string]string{"BRIDGES": "default", "DEFAULT_NAMECOACH_EVENTS": "nosuch", "NAMECOACH_EVENTS": ""})
+	renamed.run(t, "status").ends(t, 0, "warning: DEFAULT_NAMECOACH_EVENTS is nosuch, and of")
+	p.exec(t, `DELETE FROM participants`)
+	silent(none, "status") // nobody is there to count
+}
+
 func TestAPortThatIsTakenSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, simulator.Options{})

@@ -81,6 +81,9 @@ as to begin); only wrong usage or configuration prints none. Progress and logs g
 				return err
 			}
 		}
+		if err == nil {
+			a.warnOfNobody(ctx, db, chosen)
+		}
 		if err != nil && ctx.Err() != nil {
 			return &interruptedError{command: commandLine(cmd), result: res}
 		}

@@ -183,7 +183,10 @@ func (s *service) keep(ctx context.Context, cfg *config.Config, stopServer func(
 				s.log.Warn("stopped in disorder: what was under way is looked into by whoever takes over", "bridge", s.bridges[i].Name, "problem", err)
 			}
 		})
-		serving.Go(func() { s.announce(ctx, s.bridges[i], d) })
+		serving.Go(func() {
+			s.announce(ctx, s.bridges[i], d)
+			s.warnOfNobody(ctx, db, cfg.Bridges[i])
+		})
 	}
 	serving.Wait()
 	stopServer()
@@ -276,6 +279,15 @@ func (s *service) announce(ctx context.Context, b *bridgesync.Bridge, d *bridges
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unready[b.Name] = ""
+}
+
+// warnOfNobody is what a restart says where nobody counts: other settings come with a restart.
+func (s *service) warnOfNobody(ctx context.Context, db *pgxpool.Pool, b config.Bridge) {
+	if s.terminal {
+		s.app.warnOfNobody(ctx, db, b)
+	} else if text, err := doctor.NobodyCounts(ctx, db, b); text != "" && err == nil {
+		s.log.Warn("nobody is given a badge", "bridge", b.Name, "problem", text)
+	}
 }
 
 // nextRuns is when the next run of each kind is due.

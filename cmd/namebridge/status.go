@@ -16,6 +16,7 @@ import (
 	"github.com/sethvargo/go-envconfig"
 	"github.com/spf13/cobra"
 
+	"namebridge/internal/config"
 	"namebridge/state"
 	bridgesync "namebridge/sync"
 )
@@ -96,13 +97,21 @@ func newStatus(a *app) *cobra.Command {
 			all = append(all, s)
 		}
 		if *output == "json" {
-			return json.NewEncoder(a.stdout).Encode(map[string]any{"bridges": all})
-		}
-		for i, s := range all {
-			if i > 0 {
-				fmt.Fprintln(a.stdout)
+			if err := json.NewEncoder(a.stdout).Encode(map[string]any{"bridges": all}); err != nil {
+				return err
 			}
-			s.print(a.stdout, a.lookuper)
+		} else {
+			for i, s := range all {
+				if i > 0 {
+					fmt.Fprintln(a.stdout)
+				}
+				s.print(a.stdout, a.lookuper)
+			}
+		}
+		// Which events count is no business of the database. What else the environment lacks is none of status: it needs nothing more.
+		whole, _ := config.Examine(a.lookuper)
+		for _, b := range whole.Bridges {
+			a.warnOfNobody(cmd.Context(), db, b)
 		}
 		return nil
 	}

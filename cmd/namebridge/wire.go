@@ -48,6 +48,14 @@ func (a *app) warnOfStrangers() {
 	}
 }
 
+// warnOfNobody tells that NAMECOACH_EVENTS lets nobody count, where it does: all else is well then, and nothing ever comes of it.
+func (a *app) warnOfNobody(ctx context.Context, db *pgxpool.Pool, b config.Bridge) {
+	text, err := doctor.NobodyCounts(ctx, db, b)
+	if err == nil && text != "" { // a database that is away tells enough elsewhere
+		fmt.Fprintf(a.stderr, "namebridge: warning: %s.\n", text)
+	}
+}
+
 // bridgeFlag adds --bridge, for deployments that serve several.
 func bridgeFlag(c *cobra.Command) *string {
 	return c.Flags().String("bridge", "", "the bridge to work on, where BRIDGES names several")

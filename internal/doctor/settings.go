@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"namebridge/internal/config"
 	"namebridge/state"
 )
@@ -98,17 +100,11 @@ func risks(b config.Bridge) []risk {
 	return all
 }
 
-// events looks whether every event that counts has brought anybody, once NameCoach was read to the end.
+const eventsCure = "correct NAMECOACH_EVENTS: an event_access_code is compared letter by letter"
+
+// events looks whether every event that counts has brought anybody.
 func (e *examination) events(ctx context.Context, b config.Bridge) error {
-	kept, err := state.GetBridge(ctx, e.db, b.Name)
-	if errors.Is(err, state.ErrNotFound) || err == nil && kept.CollectedAt == nil || len(b.NameCoachEvents) == 0 {
-		return nil
-	}
-	var none []string
-	if err == nil {
-		err = e.db.QueryRow(ctx, `SELECT coalesce(array_agg(c ORDER BY array_position($2, c)), '{}') FROM
-			(SELECT unnest($2::text[]) EXCEPT SELECT event_access_code FROM participants WHERE bridge = $1) x (c)`, b.Name, b.NameCoachEvents).Scan(&none)
-	}
+	none, err := unseen(ctx, e.db, b)
 	if err != nil || len(none) == 0 {
 		return err
 	}
@@ -116,9 +112,37 @@ func (e *examination) events(ctx context.Context, b config.Bridge) error {
 	if len(none) == len(b.NameCoachEvents) {
 		text += ": nobody counts, and nobody is given a badge"
 	}
-	e.found(Warning, b.Name, Configuration, text,
-		"correct NAMECOACH_EVENTS: an event_access_code is compared letter by letter; an event that is yet to come needs nothing but time")
+	e.found(Warning, b.Name, Configuration, text, eventsCure+"; an event that is yet to come needs nothing but time")
 	return nil
+}
+
+// NobodyCounts says that people are known and that not one of them is in an event that counts, and what to do about it; "" where that is not so. Then
+// every run ends well, has nothing to do, and gives nobody a badge.
+func NobodyCounts(ctx context.Context, db *pgxpool.Pool, b config.Bridge) (string, error) {
+	none, err := unseen(ctx, db, b)
+	if err != nil || len(none) == 0 || len(none) < len(b.NameCoachEvents) {
+		return "", err
+	}
+	var participants int64
+	if err := db.QueryRow(ctx, `SELECT count(*) FROM participants WHERE bridge = $1`, b.Name).Scan(&participants); err != nil || participants == 0 {
+		return "", err
+	}
+	return b.Named(fmt.Sprintf("NAMECOACH_EVENTS is %s, and of %s known none is in such an event: nobody counts, and nobody is given a badge. "+
+		"Correct it, letter by letter, or take it away: then all events count", plain(strings.Join(none, ",")), count(participants, "participant"))), nil
+}
+
+// unseen are the events that count and that no participant is in, once NameCoach was read to the end.
+func unseen(ctx context.Context, db *pgxpool.Pool, b config.Bridge) ([]string, error) {
+	kept, err := state.GetBridge(ctx, db, b.Name)
+	if errors.Is(err, state.ErrNotFound) || err == nil && kept.CollectedAt == nil || len(b.NameCoachEvents) == 0 {
+		return nil, nil
+	}
+	var none []string
+	if err == nil {
+		err = db.QueryRow(ctx, `SELECT coalesce(array_agg(c ORDER BY array_position($2, c)), '{}') FROM
+			(SELECT unnest($2::text[]) EXCEPT SELECT event_access_code FROM participants WHERE bridge = $1) x (c)`, b.Name, b.NameCoachEvents).Scan(&none)
+	}
+	return none, err
 }
 
 // widened are the hosts that the default does not have.
