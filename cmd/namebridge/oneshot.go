@@ -160,7 +160,7 @@ func (a *app) drive(ctx context.Context, cfg *config.Config, chosen config.Bridg
 		return err
 	}
 	progress := newProgress(a.stderr, e.title, e.first)
-	b, err := newBridge(chosen, db, logger(cfg, progress), progress.count)
+	b, err := newBridge(chosen, db, a.commandLogger(cfg, progress, progress.bars != nil), progress.count)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/sethvargo/go-envconfig"
 
+	"namebridge/internal/config"
 	"namebridge/internal/httpapi"
 	bridgesync "namebridge/sync"
 )
@@ -97,6 +99,38 @@ func TestLogLinesAndProgressDoNotMix(t *testing.T) {
 		if !strings.HasPrefix(line, "log ") && !strings.HasPrefix(line, "sweep  list ") {
 			t.Fatalf("a torn line: %q", line)
 		}
+	}
+}
+
+// What a run does is told by its progress and its result: somebody who watches needs no line about it in the midst, and none for machines.
+func TestWhoWatchesProgressSeesWarningsOnlyUnlessALogIsAskedFor(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		env     config.Environment
+		watched bool
+		want    string
+	}{
+		"nobody watches":        {nil, false, `{"level":"INFO","msg":"a run ended"}` + "\n" + `{"level":"WARN","msg":"tried again","users":2}` + "\n"},
+		"on a terminal":         {nil, true, "level=WARN msg=\"tried again\" users=2\n"},
+		"set to nothing":        {config.Environment{"LOG_FORMAT": " ", "LOG_LEVEL": ""}, true, "level=WARN msg=\"tried again\" users=2\n"},
+		"a level is asked for":  {config.Environment{"LOG_LEVEL": "info"}, true, "level=INFO msg=\"a run ended\"\nlevel=WARN msg=\"tried again\" users=2\n"},
+		"a higher level":        {config.Environment{"LOG_LEVEL": "error"}, true, ""},
+		"a format is asked for": {config.Environment{"LOG_FORMAT": "json"}, true, `{"level":"INFO","msg":"a run ended"}` + "\n" + `{"level":"WARN","msg":"tried again","users":2}` + "\n"},
+		"text is asked for":     {config.Environment{"LOG_FORMAT": "text"}, true, "level=INFO msg=\"a run ended\"\nlevel=WARN msg=\"tried again\" users=2\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg, _ := config.Examine(test.env)
+			var out bytes.Buffer
+			a := &app{lookuper: test.env}
+			log := a.commandLogger(cfg, &out, test.watched)
+			log.Info("a run ended")
+			log.Warn("tried again", "users", 2)
+			got := regexp.MustCompile(`"?time"?[=:]\S+?Z"?[, ]`).ReplaceAllString(out.String(), "")
+			if got != test.want {
+				t.Errorf("got\n%swant\n%s", got, test.want)
+			}
+		})
 	}
 }
 

@@ -266,6 +266,20 @@ func newBridge(cfg config.Bridge, db *pgxpool.Pool, log *slog.Logger, observe fu
 	return &bridgesync.Bridge{Name: cfg.Name, Settings: settings, NameCoach: nc, BLN: b, DB: db, Log: log}, nil
 }
 
+// commandLogger is the logger of a command that ends with its run. Whoever watches its progress on a terminal is told by that, and by the
+// result, what is done: in between come warnings only, as text, unless LOG_FORMAT or LOG_LEVEL asks for another log.
+func (a *app) commandLogger(cfg *config.Config, w io.Writer, watched bool) *slog.Logger {
+	asked := func(name string) bool { return strings.TrimSpace(a.lookuper[name]) != "" }
+	c := *cfg
+	if watched && !asked("LOG_FORMAT") {
+		c.LogFormat = "text"
+		if !asked("LOG_LEVEL") {
+			c.LogLevel = slog.LevelWarn
+		}
+	}
+	return logger(&c, w)
+}
+
 // logger writes to w, which ends at stderr, as the configuration says.
 func logger(cfg *config.Config, w io.Writer) *slog.Logger {
 	o := &slog.HandlerOptions{Level: cfg.LogLevel}

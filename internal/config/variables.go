@@ -177,12 +177,12 @@ var Variables = []Variable{
 	},
 	{
 		Name: "LOG_LEVEL", Default: "info",
-		Meaning: "`debug`, `info`, `warn` or `error`",
+		Meaning: "`debug`, `info`, `warn` or `error`. Without this and `LOG_FORMAT`, a command that shows its progress on a terminal logs from `warn` on",
 		set:     global(func(c *Config) *slog.Level { return &c.LogLevel }, logLevel),
 	},
 	{
 		Name: "LOG_FORMAT", Default: "json",
-		Meaning: "`json` or `text`",
+		Meaning: "`json` or `text`. Without this, a command that shows its progress on a terminal logs text",
 		set:     global(func(c *Config) *string { return &c.LogFormat }, oneOf("json", "text")),
 	},
 	{
