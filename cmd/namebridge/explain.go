@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"syscall"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"namebridge/bln"
@@ -62,6 +63,7 @@ func explainOf(err error, at *bridgeError, alarmed func(string) string) string {
 	var (
 		stopped  *interruptedError
 		halted   *bridgesync.HaltedError
+		earlier  *haltedBeforeError
 		other    *state.OtherOrganizationError
 		signIn   *bln.SignInError
 		denied   *bridgesync.PermissionError
@@ -72,11 +74,18 @@ func explainOf(err error, at *bridgeError, alarmed func(string) string) string {
 	case errors.As(err, &stopped):
 		return stopped.Error()
 	case errors.As(err, &halted):
-		return fmt.Sprintf(alarmed("HALTED")+` since %s
+		before, look := "", "namebridge status"
+		if errors.As(err, &earlier) {
+			before = "nothing was done: the bridge was halted before this " + string(earlier.kind) + " began.\n"
+		}
+		if halted.Run != uuid.Nil {
+			look = "namebridge runs show " + halted.Run.String()[:8] + at.flag
+		}
+		return fmt.Sprintf(`%s%s since %s
 %s
 No further write will be made until someone has looked.
-Look:    namebridge status
-Go on:   namebridge resume --reason "…"%s`, halted.Since.Local().Format("2006-01-02 15:04:05"), halted.Reason, at.flag)
+Look:    %s
+Go on:   namebridge resume --reason "…"%s`, before, alarmed("HALTED"), stamp(halted.Since), halted.Reason, look, at.flag)
 	case errors.As(err, &other):
 		return fmt.Sprintf("%v.\n%s.", other, otherOrganization(other))
 	case errors.Is(err, context.Canceled):

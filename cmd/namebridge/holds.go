@@ -95,7 +95,7 @@ func (a *app) carryOn(ctx context.Context, s *stored, who state.Who, tried strin
 		return err
 	}
 	res := bridgesync.Result{Kind: state.Collect, Status: state.Failed}
-	err = a.drive(ctx, cfg, chosen, s.db, errand{"holds", bridgesync.PhaseLink, settle}, &res)
+	err = a.drive(ctx, cfg, chosen, s.db, errand{"holds", bridgesync.PhaseLink, false, settle}, &res)
 	if err != nil {
 		return fmt.Errorf("what you have decided is kept, and the next collect writes it: %w", err)
 	}

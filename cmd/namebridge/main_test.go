@@ -309,9 +309,20 @@ func TestDamageHaltsWithExit3UntilSomebodyResumes(t *testing.T) {
 	p := newPlace(t, simulator.Options{Seed: 3, Users: 80, DropForeignKeyOnPut: simulator.Tamper{At: 5}})
 	o := p.run(t, "backfill", "-o", "json").ends(t, 3, "HALTED since", "put back and checked", "namebridge resume --reason")
 	checkResult(t, o.object(t), "backfill", "halted")
+	if strings.Contains(o.stderr, "nothing was done") {
+		t.Errorf("it did something:\n%s", o.stderr)
+	}
+	look := "namebridge runs show " + o.object(t)["run"].(string)[:8] + "\n"
 	p.ResetCounts()
-	for _, command := range []string{"backfill", "sweep", "collect"} {
-		checkResult(t, p.run(t, command, "-o", "json").ends(t, 3, "HALTED since").object(t), command, "halted")
+	for _, command := range []string{"backfill", "sweep", "collect", "census"} {
+		before := []string{
+			"namebridge: nothing was done: the bridge was halted before this " + command + " began.\nHALTED since ", " UTC\nBLN lost or changed",
+			"Look:    " + look, "Go on:   namebridge resume --reason",
+		}
+		checkResult(t, p.run(t, command, "-o", "json").ends(t, 3, before...).object(t), command, "halted")
+		if o := p.run(t, command).ends(t, 3, before...); o.stdout != "" || strings.Contains(o.stderr, "stopped after") {
+			t.Errorf("%s reads as if it had halted the bridge:\n%s%s", command, o.stdout, o.stderr)
+		}
 	}
 	if n := p.Counts()["bln users.put"]; n > 0 {
 		t.Errorf("%d writes while halted", n)

@@ -56,10 +56,17 @@ as to begin); only wrong usage or configuration prints none. Progress and logs g
 			return err
 		}
 		res := bridgesync.Result{Kind: state.Kind(cmd.Name()), Status: state.Failed}
+		var since time.Time // when the bridge was halted; zero: it is not
 		db, stop, err := a.openDatabase(ctx, cfg)
 		if err == nil {
 			defer stop()
-			err = a.drive(ctx, cfg, chosen, db, errand{cmd.Name(), firstPhase(res.Kind), do}, &res)
+			since, err = haltedSince(ctx, db, chosen)
+		}
+		if err == nil {
+			err = a.drive(ctx, cfg, chosen, db, errand{cmd.Name(), firstPhase(res.Kind), !since.IsZero() && res.Kind != state.Plan, do}, &res)
+		}
+		if halted := new(bridgesync.HaltedError); errors.As(err, &halted) && halted.Since.Equal(since) {
+			err = &haltedBeforeError{err, res.Kind}
 		}
 		var usage usageError
 		switch {
@@ -69,6 +76,7 @@ as to begin); only wrong usage or configuration prints none. Progress and logs g
 			if err := json.NewEncoder(a.stdout).Encode(res); err != nil {
 				return fmt.Errorf("write the result: %w", err)
 			}
+		case errors.As(err, new(*haltedBeforeError)): // that is all there is to tell
 		case err == nil, errors.Is(err, bridgesync.ErrHalted):
 			s := &stored{db: db, bridge: chosen.Name, flag: several(cfg, chosen)}
 			show := a.printResult
@@ -90,6 +98,28 @@ as to begin); only wrong usage or configuration prints none. Progress and logs g
 		return cmp.Or(err, exitOf(res))
 	}
 	return c
+}
+
+// haltedBeforeError is the halt of a bridge that was halted before the command began.
+type haltedBeforeError struct {
+	error
+	kind state.Kind
+}
+
+func (e *haltedBeforeError) Unwrap() error { return e.error }
+
+// haltedSince is when a bridge was halted; zero where it is not.
+func haltedSince(ctx context.Context, db *pgxpool.Pool, b config.Bridge) (since time.Time, err error) {
+	stored, err := state.GetBridge(ctx, db, b.Name)
+	switch {
+	case errors.Is(err, state.ErrNotFound):
+		return since, nil // its first run
+	case err != nil:
+		return since, &databaseError{err}
+	case stored.HaltedAt != nil:
+		since = *stored.HaltedAt
+	}
+	return since, nil
 }
 
 // exitOf is the exit code of a run that came to its end.
@@ -135,6 +165,7 @@ func (e *interruptedError) Error() string {
 type errand struct {
 	title string           // what the lines about its progress begin with
 	first bridgesync.Phase // shown before it has reported anything
+	quiet bool             // unless it reports something, there is nothing to watch
 	do    func(context.Context, *bridgesync.Bridge) (bridgesync.Result, error)
 }
 
@@ -178,7 +209,9 @@ func (a *app) drive(ctx context.Context, cfg *config.Config, chosen config.Bridg
 			<-said // whoever comes after writes to the same place
 		}
 	}()
-	progress.start()
+	if !e.quiet {
+		progress.start()
+	}
 	*res, err = e.do(ctx, b)
 	progress.end(err != nil)
 	return err

@@ -66,7 +66,7 @@ Exit codes are those of a run: 3 where something has to be approved anew, 4 wher
 		}
 		var through state.Approval
 		res := bridgesync.Result{Run: run.Run, Kind: run.Kind, Status: state.Failed}
-		err = a.drive(ctx, cfg, chosen, db, errand{"approve", bridgesync.PhaseWrite, func(ctx context.Context, b *bridgesync.Bridge) (res bridgesync.Result, err error) {
+		err = a.drive(ctx, cfg, chosen, db, errand{"approve", bridgesync.PhaseWrite, false, func(ctx context.Context, b *bridgesync.Bridge) (res bridgesync.Result, err error) {
 			res, through, err = b.Approve(ctx, run.Run, why)
 			return res, err
 		}}, &res)
