@@ -482,7 +482,7 @@ func TestADaemonThatIsStoppedGivesEverythingBackAtOnce(t *testing.T) {
 	<-reached
 	began := time.Now()
 	s.stop()
-	if took := time.Since(began); took > 2*time.Second || s.err != nil {
+	if took := time.Since(began); took > 30*time.Second || s.err != nil { // then Kubernetes kills
 		t.Errorf("it stopped after %v: %v", took, s.err)
 	}
 	puts := w.asked("bln users.put")
