@@ -86,9 +86,8 @@ func EnsureBridge(ctx context.Context, q Querier, bridge string, organization in
 	if err != nil {
 		return Bridge{}, fmt.Errorf("store bridge %s: %w", bridge, err)
 	}
-	// By itself, so that what is read next is what there is once the lock is had.
-	if _, err := q.Exec(ctx, `SELECT 1 FROM bridges WHERE bridge = $1 FOR NO KEY UPDATE`, bridge); err != nil {
-		return Bridge{}, fmt.Errorf("store bridge %s: %w", bridge, err)
+	if err := lockBridge(ctx, q, bridge); err != nil {
+		return Bridge{}, err
 	}
 	b, err := GetBridge(ctx, q, bridge)
 	if err != nil || b.OrganizationID == organization {
@@ -108,6 +107,14 @@ func EnsureBridge(ctx context.Context, q Querier, bridge string, organization in
 		return b, err
 	}
 	return b, &OtherOrganizationError{bridge, b.OrganizationID, organization, known}
+}
+
+// lockBridge locks a bridge until the transaction ends. By itself, so that what is read next is what there is once the lock is had.
+func lockBridge(ctx context.Context, q Querier, bridge string) error {
+	if _, err := q.Exec(ctx, `SELECT 1 FROM bridges WHERE bridge = $1 FOR NO KEY UPDATE`, bridge); err != nil {
+		return fmt.Errorf("lock bridge %s: %w", bridge, err)
+	}
+	return nil
 }
 
 // BridgeOf is another bridge, of none of the names, that holds an organization and knows something of it or of NameCoach's
@@ -164,9 +171,8 @@ func (e *UnsettledError) Error() string {
 func NoteLayout(ctx context.Context, tx pgx.Tx, bridge, place, layout string) error {
 	var was *string
 	e := UnsettledError{Bridge: bridge}
-	// By itself, so that what is read next is what there is once the lock is had.
-	if _, err := tx.Exec(ctx, `SELECT 1 FROM bridges WHERE bridge = $1 FOR NO KEY UPDATE`, bridge); err != nil {
-		return fmt.Errorf("note the layout of bridge %s: %w", bridge, err)
+	if err := lockBridge(ctx, tx, bridge); err != nil {
+		return err
 	}
 	err := tx.QueryRow(ctx, `SELECT layout, (SELECT count(*) FROM workers x WHERE x.bridge = $1 AND `+fmt.Sprintf(liveOwner, "x.owner")+`),
 			(SELECT count(DISTINCT user_id) FROM journal WHERE bridge = $1 AND state = 'sending')

@@ -100,18 +100,21 @@ func Suspects(ctx context.Context, q Querier, bridge string, events []string) ([
 	return ss, nil
 }
 
-// ForgetDoubts says that the rows stored before a time have been compared with those whose place they may have taken. Run it under
-// LockParticipants: all who change several of their rows take turns.
+// ForgetDoubts says that the rows stored before a time have been compared with those whose place they may have taken, but
+// what somebody changes at the moment: that is compared once more.
 func ForgetDoubts(ctx context.Context, q Querier, bridge string, before time.Time) error {
-	if _, err := q.Exec(ctx, `UPDATE participants SET doubt_due = false WHERE bridge = $1 AND doubt_due AND changed_at < $2`, bridge, before); err != nil {
+	_, err := q.Exec(ctx, `UPDATE participants SET doubt_due = false WHERE bridge = $1 AND participant = ANY(ARRAY(
+		SELECT participant FROM participants WHERE bridge = $1 AND doubt_due AND changed_at < $2 FOR UPDATE SKIP LOCKED))`, bridge, before)
+	if err != nil {
 		return fmt.Errorf("forget doubts: %w", err)
 	}
 	return nil
 }
 
-// ForgetUncounted says that rows of events that do not count need not be linked. Run it under LockParticipants.
+// ForgetUncounted says that rows of events that do not count need not be linked; what somebody changes at the moment is left to the next.
 func ForgetUncounted(ctx context.Context, q Querier, bridge string, events []string) error {
-	_, err := q.Exec(ctx, `UPDATE participants SET link_due = false WHERE bridge = $1 AND link_due AND NOT event_access_code = ANY($2)`, bridge, events)
+	_, err := q.Exec(ctx, `UPDATE participants SET link_due = false WHERE bridge = $1 AND participant = ANY(ARRAY(
+		SELECT participant FROM participants WHERE bridge = $1 AND link_due AND NOT event_access_code = ANY($2) FOR UPDATE SKIP LOCKED))`, bridge, events)
 	if err != nil {
 		return fmt.Errorf("forget rows of events that do not count: %w", err)
 	}

@@ -244,7 +244,23 @@ func TestTidyingUpWaitsForNobody(t *testing.T) {
 		"a run":                  {`SELECT FROM runs ORDER BY started_at LIMIT 1 FOR UPDATE`, `SELECT count(*) FROM runs WHERE started_at < now() - interval '1 day'`, prune},
 		"a walk":                 {`SELECT FROM cursors LIMIT 1 FOR UPDATE`, `SELECT count(*) FROM cursors`, prune},
 		"a row that is replaced": {`SELECT FROM participants LIMIT 1 FOR UPDATE`, `SELECT count(*) FROM participants`, prune},
-		"a user who is gone":     {`SELECT FROM directory_users WHERE gone_at IS NOT NULL LIMIT 1 FOR UPDATE`, `SELECT count(*) FROM directory_users WHERE gone_at IS NOT NULL`, prune},
+		"a doubt": {
+			`SELECT FROM participants LIMIT 1 FOR UPDATE`, `SELECT count(*) FROM participants WHERE doubt_due`,
+			func(ctx context.Context, q state.Querier) error { return state.ForgetDoubts(ctx, q, "a", time.Now()) },
+		},
+		"a row of an event that does not count": {
+			`SELECT FROM participants LIMIT 1 FOR UPDATE`, `SELECT count(*) FROM participants WHERE link_due`,
+			func(ctx context.Context, q state.Querier) error {
+				return state.ForgetUncounted(ctx, q, "a", []string{"F"})
+			},
+		},
+		"a row that windows have missed": {
+			`SELECT FROM participants LIMIT 1 FOR UPDATE`, `SELECT count(*) FROM participants WHERE found_at IS NOT NULL`,
+			asks(func(ctx context.Context, q state.Querier) (int64, error) {
+				return state.CountLate(ctx, q, "a", time.Now(), time.Minute, true)
+			}),
+		},
+		"a user who is gone": {`SELECT FROM directory_users WHERE gone_at IS NOT NULL LIMIT 1 FOR UPDATE`, `SELECT count(*) FROM directory_users WHERE gone_at IS NOT NULL`, prune},
 		"a process of yesterday": {
 			`SELECT FROM workers LIMIT 1 FOR UPDATE`, `SELECT count(*) FROM workers WHERE heartbeat_at < now() - interval '1 day'`,
 			asks(func(ctx context.Context, q state.Querier) (state.Company, error) {
@@ -268,7 +284,7 @@ func TestTidyingUpWaitsForNobody(t *testing.T) {
 			exec(t, db, `INSERT INTO cursors (bridge, stream, since, until, moved_at) SELECT bridge, gen_random_uuid(), since, until, moved_at FROM cursors`)
 			older := participant("older@x", "E")
 			store(t, db, "a", older)
-			exec(t, db, `UPDATE participants SET replaced = true, missing_since = now() - interval '2 days'`)
+			exec(t, db, `UPDATE participants SET replaced = true, missing_since = now() - interval '2 days', found_at = '2024-01-01', doubt_due = true, link_due = true`)
 			exec(t, db, `INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep, gone_at) VALUES ('a', 801, '', '', '', 1, now() - interval '2 days')`)
 			for range 2 {
 				exec(t, db, `INSERT INTO workers (bridge, owner, host, heartbeat_at) VALUES ('a', $1, '', now() - interval '2 days')`, uuid.New())

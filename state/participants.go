@@ -128,9 +128,11 @@ func StoreStaged(ctx context.Context, q Querier, bridge string, reading Reading,
 // CountLate counts the rows that a search has brought before a time up to which, less the lookback, windows have been read
 // since, and that none of them has brought: the windows have missed them. Where there are some the lookback is widened
 // to at least twice what it was, up to a day. A row that is missing is only forgotten: no window could bring it. With counts
-// false all are: the windows do not go back to the beginning, and the rows may be from before. Run it under LockParticipants.
+// false all are: the windows do not go back to the beginning, and the rows may be from before. What somebody changes at the moment is left to the
+// next.
 func CountLate(ctx context.Context, q Querier, bridge string, before time.Time, lookback time.Duration, counts bool) (late int64, err error) {
-	err = q.QueryRow(ctx, `WITH passed AS (UPDATE participants SET found_at = NULL WHERE bridge = $1 AND found_at < $2 RETURNING missing_since)
+	err = q.QueryRow(ctx, `WITH passed AS (UPDATE participants SET found_at = NULL WHERE bridge = $1 AND participant = ANY(ARRAY(
+			SELECT participant FROM participants WHERE bridge = $1 AND found_at < $2 FOR UPDATE SKIP LOCKED)) RETURNING missing_since)
 		SELECT count(*) FROM passed WHERE missing_since IS NULL`, bridge, before).Scan(&late)
 	if err != nil {
 		return 0, fmt.Errorf("count rows that windows have missed: %w", err)

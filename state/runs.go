@@ -86,7 +86,7 @@ func StartRun(ctx context.Context, q Querier, bridge string, n NewRun) (run Run,
 	fail := func(err error) (Run, bool, error) {
 		return Run{}, false, fmt.Errorf("start %s of bridge %s: %w", n.Kind, bridge, err)
 	}
-	if _, err := q.Exec(ctx, `SELECT 1 FROM bridges WHERE bridge = $1 FOR NO KEY UPDATE`, bridge); err != nil {
+	if err := lockBridge(ctx, q, bridge); err != nil {
 		return fail(err)
 	}
 	last, err := one[Run](q.Query(ctx, `SELECT `+runColumns+` FROM runs

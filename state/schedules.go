@@ -40,8 +40,15 @@ func Schedules(ctx context.Context, q Querier, bridge string) ([]Schedule, error
 	return ss, nil
 }
 
-// TakeDue locks one schedule of the bridge that is due and that nobody else is firing. ErrNotFound: none is.
+// TakeDue locks the bridge, and one of its schedules that is due. ErrNotFound: none is, or somebody else has the bridge at the moment.
 func TakeDue(ctx context.Context, q Querier, bridge string) (Schedule, error) {
+	tag, err := q.Exec(ctx, `SELECT 1 FROM bridges WHERE bridge = $1 FOR NO KEY UPDATE SKIP LOCKED`, bridge)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Schedule{}, fmt.Errorf("take what is due: %w", err)
+	}
 	s, err := one[Schedule](q.Query(ctx, `SELECT `+scheduleColumns+` FROM schedules WHERE bridge = $1 AND due_at <= now()
 		ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED`, bridge))
 	if err != nil {

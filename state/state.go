@@ -2,6 +2,10 @@
 //
 // Functions take the transaction or pool that they run in, so that a caller decides what commits together. A missing
 // row is ErrNotFound; a row that somebody else has moved on is ErrStale.
+//
+// Who locks several things in one transaction takes them in one order, so that no two processes wait for each other: the turn of
+// those who change participants (LockParticipants), a listing, the bridge, people with their holds and links, users by their ids, their holds and
+// writes, a job of the queue, the run, what is due. Of the queue's jobs nobody waits for one while having another.
 package state
 
 import (

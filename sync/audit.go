@@ -3,6 +3,7 @@ package sync
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -68,14 +69,26 @@ func (r *run) auditNext(ctx context.Context) (verdict, error) {
 		return more, err
 	}
 	err = r.commit(ctx, func(tx pgx.Tx) (reached, error) {
-		if err := state.PostponeAudits(ctx, tx, r.Name, unread); err != nil {
-			return reached{}, err
-		}
-		drifted, err := state.StoreAudits(ctx, tx, r.Name, audits)
-		if err == nil && drifted > 0 {
-			r.Log.Info("an audit found fragments that somebody has changed", "bridge", r.Name, "users", drifted)
-		}
-		return reached{progress: &progress{Done: p.Done + len(users), Total: p.Total}}, err
+		return reached{progress: &progress{Done: p.Done + len(users), Total: p.Total}}, r.storeAudits(ctx, tx, audits, unread)
 	})
 	return more, err
+}
+
+// storeAudits stores what reading users has shown, and puts off those who could not be read.
+func (r *run) storeAudits(ctx context.Context, tx pgx.Tx, audits []state.Audit, unread []int64) error {
+	all := slices.Clone(unread)
+	for _, a := range audits {
+		all = append(all, a.UserID)
+	}
+	if err := state.LockUsers(ctx, tx, r.Name, all); err != nil {
+		return err
+	}
+	if err := state.PostponeAudits(ctx, tx, r.Name, unread); err != nil {
+		return err
+	}
+	drifted, err := state.StoreAudits(ctx, tx, r.Name, audits)
+	if err == nil && drifted > 0 {
+		r.Log.Info("an audit found fragments that somebody has changed", "bridge", r.Name, "users", drifted)
+	}
+	return err
 }

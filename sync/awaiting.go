@@ -72,14 +72,18 @@ func (r *run) awaitWrites(ctx context.Context) (verdict, error) {
 
 // startWrites makes what was left behind the wish of a run that looks at everybody, and has the guard judge the removals.
 func (r *run) startWrites(ctx context.Context) error {
+	if r.row.ApprovedAt == nil && r.row.Priority >= state.SweepPriority && r.row.Kind != state.Census {
+		// By itself: whom it locks, and those who are judged, are in one order each, but not together.
+		err := r.commit(ctx, func(tx pgx.Tx) (reached, error) {
+			return reached{}, state.Adopt(ctx, tx, r.Name, r.id(), r.row.Priority)
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return r.commit(ctx, func(tx pgx.Tx) (to reached, err error) {
 		if r.row.ApprovedAt != nil { // exactly that, and nothing else
 			return r.awaited(ctx, tx, writing{})
-		}
-		if r.row.Priority >= state.SweepPriority && r.row.Kind != state.Census {
-			if err := state.Adopt(ctx, tx, r.Name, r.id(), r.row.Priority); err != nil {
-				return to, err
-			}
 		}
 		place := writing{}
 		if err := r.place(&place); err != nil {

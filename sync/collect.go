@@ -116,6 +116,11 @@ func (r *run) collected(ctx context.Context, walk state.Cursor, stored state.Bri
 	bySweep := stored.CollectedAt == nil && r.row.Hosted == nil
 	lookback := stored.Lookback(r.Settings.Lookback)
 	err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+		if stored.CollectedAt == nil { // the bridge, its users, and then what is due, as everywhere
+			if err := state.NoteCollected(ctx, tx, r.Name); err != nil {
+				return err
+			}
+		}
 		late, err := state.CountLate(ctx, tx, r.Name, known.Until.Add(-lookback), lookback, everything(known))
 		if err != nil {
 			return err
@@ -131,7 +136,7 @@ func (r *run) collected(ctx context.Context, walk state.Cursor, stored state.Bri
 		if stored.CollectedAt != nil {
 			return nil
 		}
-		return errors.Join(state.HastenSchedule(ctx, tx, r.Name, state.Sweep, 0), state.NoteCollected(ctx, tx, r.Name))
+		return state.HastenSchedule(ctx, tx, r.Name, state.Sweep, 0)
 	})
 	if err != nil {
 		return more, err

@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -205,14 +206,42 @@ func queueWriters(ctx context.Context, q *queue, tx pgx.Tx, b *Bridge, urgency i
 	if urgent {
 		lanes = urgentLanes
 	}
-	var jobs []river.InsertManyParams
 	atOnce := b.Settings.atOnce()
-	for lane := range min(lanes, (n+atOnce-1)/atOnce) {
-		a := syncBatch{b.Name, urgent, lane}
-		jobs = append(jobs, river.InsertManyParams{Args: a, InsertOpts: a.options(urgency)})
+	lanes = min(lanes, (n+atOnce-1)/atOnce)
+	fail := func(err error) error { return fmt.Errorf("queue writers of bridge %s: %w", b.Name, err) }
+	// Where its job is there already it is locked until tx ends, so that the lane, should it be about to end, then sees what is pending.
+	first := syncBatch{b.Name, urgent, 0}
+	if _, err := q.InsertTx(ctx, tx, first, first.options(urgency)); err != nil {
+		return fail(err)
+	}
+	if lanes == 1 {
+		return nil
+	}
+	// The others are a help, and none that is there is touched: the queue locks jobs in orders of its own, so that nobody may wait for one
+	// while having another. Nobody else queues any meanwhile, since the first is locked.
+	list, err := q.JobListTx(ctx, tx, river.NewJobListParams().Kinds(first.Kind()).Queues(first.options(urgency).Queue).States(unique.ByState...))
+	if err != nil {
+		return fail(err)
+	}
+	there := map[int]bool{}
+	for _, job := range list.Jobs {
+		var a syncBatch
+		if err := json.Unmarshal(job.EncodedArgs, &a); err != nil {
+			return fail(err)
+		}
+		there[a.Lane] = true
+	}
+	var jobs []river.InsertManyParams
+	for lane := 1; lane < lanes; lane++ {
+		if a := (syncBatch{b.Name, urgent, lane}); !there[lane] {
+			jobs = append(jobs, river.InsertManyParams{Args: a, InsertOpts: a.options(urgency)})
+		}
+	}
+	if len(jobs) == 0 {
+		return nil
 	}
 	if _, err := q.InsertManyTx(ctx, tx, jobs); err != nil {
-		return fmt.Errorf("queue writers of bridge %s: %w", b.Name, err)
+		return fail(err)
 	}
 	return nil
 }

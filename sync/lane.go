@@ -232,6 +232,20 @@ func (w *writer) store(ctx context.Context, rest *remains) error {
 }
 
 func (w *writer) storeIn(ctx context.Context, tx pgx.Tx, rest *remains) error {
+	var users []int64
+	for _, f := range rest.failed {
+		users = append(users, f.UserID)
+	}
+	for _, c := range slices.Concat(rest.removals, rest.withdraw) {
+		users = append(users, c.UserID)
+	}
+	if len(users) == 0 {
+		return nil
+	}
+	// All of them before any hold: that belongs to whoever has its user.
+	if err := state.LockUsers(ctx, tx, w.Name, users); err != nil {
+		return err
+	}
 	if len(rest.failed) > 0 {
 		if err := state.Fail(ctx, tx, w.Name, rest.failed); err != nil {
 			return err

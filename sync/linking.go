@@ -102,7 +102,12 @@ func (r *run) forgetUncounted(ctx context.Context, dueOnly bool) error {
 	if err := state.ForgetUncounted(ctx, r.DB, r.Name, r.Settings.Events); err != nil || dueOnly {
 		return err
 	}
-	return state.DropUncounted(ctx, r.DB, r.Name, r.Settings.Events)
+	return state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+		if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+			return err
+		}
+		return state.DropUncounted(ctx, tx, r.Name, r.Settings.Events)
+	})
 }
 
 // linkSome links the next people after the given one, but those who have changed since asked: nobody has looked yet whether

@@ -129,13 +129,16 @@ func (r *run) listPage(ctx context.Context, listing state.Listing, carry *bool) 
 	}
 	var fresh int64
 	err = r.commit(ctx, func(tx pgx.Tx) (to reached, err error) {
+		if err := state.LockListing(ctx, tx, r.Name, listing); errors.Is(err, state.ErrStale) {
+			return to, errMoved
+		} else if err != nil {
+			return to, err
+		}
 		if fresh, err = state.StoreDirectory(ctx, tx, r.Name, listing.Sweep, users, asked); err != nil || fresh == 0 {
 			return to, err
 		}
 		next.Rows = listing.Rows + fresh
-		if err = state.MoveListing(ctx, tx, r.Name, listing, next); errors.Is(err, state.ErrStale) {
-			return to, errMoved
-		}
+		err = state.MoveListing(ctx, tx, r.Name, listing, next)
 		if r.phase == PhaseList {
 			to = reached{listing.Sweep, &progress{Done: int(next.Rows)}}
 		}

@@ -73,10 +73,10 @@ func (b *Bridge) Approve(ctx context.Context, run uuid.UUID, reason string) (Res
 			return err
 		}
 		res.Kind = row.Kind
-		if err := queueWriters(ctx, w.queue, tx, b, state.OnDemand, a.Steps); err != nil {
+		if err := queueStep(ctx, w.queue, tx, b.Name, row, PhaseWrite); err != nil {
 			return err
 		}
-		return queueStep(ctx, w.queue, tx, b.Name, row, PhaseWrite)
+		return queueWriters(ctx, w.queue, tx, b, state.OnDemand, a.Steps) // last: the first lane's job may have to be waited for
 	})
 	if err == nil {
 		res, err = w.await(ctx, run)

@@ -103,7 +103,7 @@ func (w *worker) fire(ctx context.Context) (again time.Duration, err error) {
 			return state.MoveSchedule(ctx, tx, w.b.Name, due.Kind, then)
 		})
 		if errors.Is(err, state.ErrNotFound) {
-			return 0, nil // another process is just firing it
+			return 0, nil // another process is just firing it, or has the bridge
 		}
 		if err != nil {
 			return heartbeatEvery, err
@@ -145,45 +145,35 @@ func (w *worker) start(ctx context.Context, tx pgx.Tx, kind state.Kind) (halted 
 		return false, err
 	}
 	if !started {
+		// Should its job be lost, that is found by whoever keeps house: here it would be waited for, and whoever has it may be about to hasten
+		// what is due.
 		w.log.Info("a run is still under way: the one that is due now is left out", "bridge", w.b.Name, "kind", kind, "run", run.Run)
+		return false, nil
 	}
-	if err := queueStep(ctx, w.queue, tx, w.b.Name, run, Phase(run.Phase)); !errors.Is(err, errOtherVersion) {
-		return false, err
-	}
-	return false, nil // a newer replica's
+	return false, queueStep(ctx, w.queue, tx, w.b.Name, run, Phase(run.Phase))
 }
 
-// keepHouse finds what was left behind and forgets what nobody needs any more.
+// keepHouse finds what was left behind and forgets what nobody needs any more. It queues each job in a transaction of its own: the
+// queue locks jobs in orders of its own.
 func (w *worker) keepHouse(ctx context.Context) error {
-	err := state.InTx(ctx, w.db, func(tx pgx.Tx) error {
-		for _, urgency := range []int16{state.CollectPriority, state.BackfillPriority} {
-			left, err := state.FindWork(ctx, tx, w.b.Name, urgency)
-			if err != nil {
-				return err
-			}
-			if left.Claimable || left.Open {
-				if err := queueWriters(ctx, w.queue, tx, w.b, urgency, 1); err != nil {
-					return err
-				}
-			}
+	for _, urgency := range []int16{state.CollectPriority, state.BackfillPriority} {
+		left, err := state.FindWork(ctx, w.db, w.b.Name, urgency)
+		if err == nil && (left.Claimable || left.Open) {
+			err = state.InTx(ctx, w.db, func(tx pgx.Tx) error { return queueWriters(ctx, w.queue, tx, w.b, urgency, 1) })
 		}
-		runs, err := state.RunningRuns(ctx, tx, w.b.Name)
 		if err != nil {
 			return err
 		}
-		for _, run := range runs { // whose job may have got lost: else it is one with that
-			err := queueStep(ctx, w.queue, tx, w.b.Name, run, Phase(run.Phase))
-			if errors.Is(err, errOtherVersion) { // a newer replica's
-				continue
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	}
+	runs, err := state.RunningRuns(ctx, w.db, w.b.Name)
 	if err != nil {
 		return err
+	}
+	for _, run := range runs { // whose job may have got lost: else it is one with that
+		err := state.InTx(ctx, w.db, func(tx pgx.Tx) error { return queueStep(ctx, w.queue, tx, w.b.Name, run, Phase(run.Phase)) })
+		if err != nil && !errors.Is(err, errOtherVersion) { // a newer replica's
+			return err
+		}
 	}
 	_, err = state.Prune(ctx, w.db, w.b.Name, w.b.Settings.Retention)
 	return err

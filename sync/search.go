@@ -170,6 +170,10 @@ func (r *run) askPeople(ctx context.Context, people []state.KnownPerson) (answer
 // conclude ends the counting of a census, once: another process may be at it, too.
 func (r *run) conclude(ctx context.Context) error {
 	return r.commit(ctx, func(tx pgx.Tx) (reached, error) {
+		// Before the run, as whoever counts for it has them.
+		if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+			return reached{}, err
+		}
 		var at counting
 		row, err := state.LockRun(ctx, tx, r.Name, r.id())
 		if err != nil {
@@ -181,9 +185,6 @@ func (r *run) conclude(ctx context.Context) error {
 		}
 		at.Concluded = true
 		to := reached{place: at}
-		if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
-			return to, err
-		}
 		c, err := state.ConcludeCensus(ctx, tx, r.Name, r.id(), r.row.StartedAt, r.Settings.Confirmations)
 		if err == nil && c.Absent > 0 {
 			r.Log.Info("a census was complete", "bridge", r.Name, "asked", c.Asked, "absent", c.Absent, "gone", c.Gone)

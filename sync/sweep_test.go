@@ -273,3 +273,32 @@ func TestRunsThatListAtOnceDoNotHinderEachOther(t *testing.T) {
 		t.Errorf("the listing counted %d of %d users, %v", listed, present, err)
 	}
 }
+
+// Whoever completes a listing has it, and then users: whoever stores a page does not have its users while waiting for the listing.
+func TestAPageIsStoredWithItsListingBeforeItsUsers(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{Seed: 8, Users: 20})
+	w.backfill(t)
+	w.exec(t, `INSERT INTO listings (bridge, sweep) SELECT 'default', max(sweep) + 1 FROM listings`)
+	other, err := w.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Exec(t.Context(), `SELECT FROM listings WHERE completed_at IS NULL FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	var sweeping sync.WaitGroup
+	sweeping.Go(func() {
+		if res, err := w.bridge(t).Sweep(t.Context()); err != nil || res.Status != state.Done {
+			t.Errorf("%+v, %v", res, err)
+		}
+	})
+	w.waiting(t, 1)
+	if _, err := other.Exec(t.Context(), `SELECT FROM directory_users FOR UPDATE NOWAIT`); err != nil {
+		t.Errorf("while it waits: %v", err)
+	}
+	if err := other.Rollback(t.Context()); err != nil {
+		t.Error(err)
+	}
+	sweeping.Wait()
+}

@@ -395,13 +395,12 @@ func (w *worker) begin(ctx context.Context, n state.NewRun) (run state.Run, star
 				return err
 			}
 		}
-		if !started && n.Hosted != nil {
-			if err := state.HostRun(ctx, tx, w.b.Name, run.Run, *n.Hosted); err != nil {
-				return err
-			}
+		// Also for one that runs: should its job be lost, it is there again; else it is one with the job that is there. The job before the
+		// run, as whoever ends a step has them.
+		if err := queueStep(ctx, w.queue, tx, w.b.Name, run, Phase(run.Phase)); err != nil || started || n.Hosted == nil {
+			return err
 		}
-		// Also for one that runs: should its job be lost, it is there again; else it is one with the job that is there.
-		return queueStep(ctx, w.queue, tx, w.b.Name, run, Phase(run.Phase))
+		return state.HostRun(ctx, tx, w.b.Name, run.Run, *n.Hosted)
 	})
 	return run, started, err
 }
