@@ -13,8 +13,12 @@ import (
 	"namebridge/state"
 )
 
-// tailTries is how often the newest edge is read again because time has gone on meanwhile.
-const tailTries = 5
+const (
+	// tailTries is how often the newest edge is read again because time has gone on meanwhile.
+	tailTries = 5
+	// tailAhead is how far ahead the newest edge is asked for: for as long as a question may wait for its turn, which is NameCoach's period.
+	tailAhead = 15 * time.Minute
+)
 
 // tail reads what NameCoach changed after the walk's end, the unsettled edge included, without moving the cursor: who was
 // updated while a backfill ran is in it, and whatever is not yet visible comes with the next collect. Where it reaches the
@@ -26,8 +30,8 @@ func (r *run) tail(ctx context.Context) (verdict, error) {
 	}
 	whole := false
 	for try := 0; try < tailTries && !whole; try++ {
-		// A question may wait for its turn, and several take their time: what was touched meanwhile is later than the end.
-		end := r.serverNow().Add(clockGrain)
+		// A question may wait for its turn, and several take their time: what was touched later than the end is not brought.
+		end := r.serverNow().Add(tailAhead)
 		read, asked, err := r.readTail(ctx, NewWalk(cursor.Until.Add(-r.Settings.Settle), end), everything(cursor))
 		if err != nil {
 			return more, err
@@ -37,18 +41,18 @@ func (r *run) tail(ctx context.Context) (verdict, error) {
 		}
 		whole = !asked.After(end)
 	}
-	err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
-		if whole && everything(cursor) {
+	if whole && everything(cursor) {
+		err = state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
 			if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
 				return err
 			}
-			if err := state.MarkMissing(ctx, tx, r.Name, r.row.StartedAt, nil); err != nil {
-				return err
-			}
+			return state.MarkMissing(ctx, tx, r.Name, r.row.StartedAt, nil)
+		})
+		if err != nil {
+			return more, err
 		}
-		return state.NoteCollected(ctx, tx, r.Name)
-	})
-	return next, err
+	}
+	return next, state.NoteCollected(ctx, r.DB, r.Name) // by itself: nobody locks users, and then the bridge
 }
 
 // readTail reads a walk to its end. asked is the server's time when the last window was.

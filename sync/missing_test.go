@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"namebridge/internal/simulator"
+	"namebridge/namecoach"
 	"namebridge/state"
 )
 
@@ -446,5 +447,30 @@ func TestADoubtThatComesWhileDoubtsAreSettledIsNotForgotten(t *testing.T) {
 	watch.Wait()
 	if !value[bool](t, w, `SELECT doubt_due OR missing_since IS NOT NULL FROM participants WHERE participant = 'bob-2'`) {
 		t.Error("nobody has asked about the person, and the doubt is forgotten")
+	}
+}
+
+// Beside others a process has a share of the budget, and nothing saved up: a question leaves seconds after it was made. The newest edge is
+// read to the end all the same, by one question, and what is not there any more is noted.
+func TestABackfillBesideOthersReadsTheNewestEdgeAtOnce(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{Seed: 48, Users: 60})
+	w.backfill(t)
+	w.exec(t, `UPDATE participants SET seen_at = seen_at - interval '1 hour'`)
+	w.exec(t, `INSERT INTO participants SELECT (jsonb_populate_record(p, '{"participant": "gone", "person": "email:gone@x", "email": "gone@x"}')).* FROM participants p LIMIT 1`)
+	w.exec(t, `INSERT INTO workers (bridge, owner, host, heartbeat_at) VALUES ('default', gen_random_uuid(), '', now() + interval '1 hour')`)
+	b := w.bridge(t)
+	n, err := namecoach.New(namecoach.Options{BaseURL: w.NameCoachURL(), Token: w.Token()}) // with the usual budget
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.NameCoach = n
+	res, err := b.Backfill(t.Context(), time.Time{})
+	if err != nil || res.Status != state.Done || res.Requests.NameCoach != 2 {
+		t.Errorf("%+v, %v; want one request for everything, and one for the newest edge", res, err)
+	}
+	var missing string
+	if err := w.db.QueryRow(t.Context(), `SELECT string_agg(person, ' ') FROM participants WHERE missing_since IS NOT NULL`).Scan(&missing); err != nil || missing != "email:gone@x" {
+		t.Errorf("missing are %q, %v", missing, err)
 	}
 }
