@@ -175,7 +175,7 @@ func collecting(t *testing.T, db *pgxpool.Pool, bridge string, run uuid.UUID, do
 	cursor, err := state.StartCursor(ctx, db, bridge, state.Cursor{Stream: "walk", Since: since, Until: since, Walk: json.RawMessage(`{}`)})
 	do("StartCursor", err)
 	do("MoveCursor", state.MoveCursor(ctx, db, bridge, cursor, cursor.Until.Add(time.Hour), json.RawMessage(`{"a": 1}`)))
-	do("Collected", state.Collected(ctx, db, bridge, since, since.Add(time.Hour)))
+	do("Collected", state.Collected(ctx, db, bridge, since, since.Add(time.Hour), since.Add(time.Hour)))
 	_, err = state.GetCursor(ctx, db, bridge, state.ParticipantStream)
 	do("GetCursor", err)
 	do("DropCursor", state.DropCursor(ctx, db, bridge, "walk"))

@@ -28,6 +28,14 @@ func GetCursor(ctx context.Context, q Querier, bridge, stream string) (Cursor, e
 	return c, nil
 }
 
+// CursorAge is how long ago a cursor moved, by the database's clock.
+func CursorAge(ctx context.Context, q Querier, bridge, stream string) (age time.Duration, err error) {
+	if err = q.QueryRow(ctx, `SELECT now() - moved_at FROM cursors WHERE bridge = $1 AND stream = $2`, bridge, stream).Scan(&age); err != nil {
+		return 0, fmt.Errorf("read age of cursor %s: %w", stream, err)
+	}
+	return age, nil
+}
+
 // StartCursor begins a stream at c where it has none, and reads it.
 func StartCursor(ctx context.Context, q Querier, bridge string, c Cursor) (Cursor, error) {
 	_, err := q.Exec(ctx, `INSERT INTO cursors (bridge, stream, since, until, walk)
@@ -47,14 +55,16 @@ func MoveCursor(ctx context.Context, q Querier, bridge string, was Cursor, until
 	return exactlyOne(tag, err, "move cursor %s", was.Stream)
 }
 
-// Collected says that everything changed from since until until is stored: the participants' cursor takes in what it
-// touches and never moves back.
-func Collected(ctx context.Context, q Querier, bridge string, since, until time.Time) error {
+// Collected says that everything changed from since until until is stored: the participants' cursor takes in what it touches. It
+// moves back only to settled, up to which NameCoach's clock now says that anything can be known: that clock was ahead once, and
+// what changes now is before the cursor.
+func Collected(ctx context.Context, q Querier, bridge string, since, until, settled time.Time) error {
 	_, err := q.Exec(ctx, `INSERT INTO cursors (bridge, stream, since, until) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (bridge, stream) DO UPDATE SET
-			since = CASE WHEN EXCLUDED.until >= cursors.since THEN least(cursors.since, EXCLUDED.since) ELSE cursors.since END,
-			until = CASE WHEN EXCLUDED.since <= cursors.until THEN greatest(cursors.until, EXCLUDED.until) ELSE cursors.until END,
-			moved_at = now()`, bridge, ParticipantStream, since, until)
+			since = CASE WHEN EXCLUDED.until >= least(cursors.since, $5) THEN least(cursors.since, EXCLUDED.since) ELSE cursors.since END,
+			until = CASE WHEN EXCLUDED.until >= $5 AND cursors.until > $5 THEN EXCLUDED.until
+				WHEN EXCLUDED.since <= cursors.until THEN greatest(cursors.until, EXCLUDED.until) ELSE cursors.until END,
+			moved_at = now()`, bridge, ParticipantStream, since, until, settled)
 	if err != nil {
 		return fmt.Errorf("move cursor %s: %w", ParticipantStream, err)
 	}

@@ -23,22 +23,26 @@ func TestTheCursorTakesInWhatItTouchesAndNothingElse(t *testing.T) {
 		why          string
 		has, in      [2]int // since, until, in seconds
 		since, until int
+		settled      int
 	}{
-		{"the next window", [2]int{10, 20}, [2]int{20, 30}, 10, 30},
-		{"a window with lookback", [2]int{10, 20}, [2]int{15, 30}, 10, 30},
-		{"the same window again", [2]int{10, 20}, [2]int{10, 20}, 10, 20},
-		{"a window within", [2]int{10, 20}, [2]int{12, 15}, 10, 20},
-		{"an older one that reaches it", [2]int{10, 20}, [2]int{0, 10}, 0, 20},
-		{"an older one that overlaps it", [2]int{10, 20}, [2]int{0, 15}, 0, 20},
-		{"one that spans it", [2]int{10, 20}, [2]int{0, 30}, 0, 30},
-		{"an older one with a gap", [2]int{10, 20}, [2]int{0, 9}, 10, 20},
-		{"a newer one with a gap", [2]int{10, 20}, [2]int{21, 30}, 10, 20},
-		{"an older end of the same beginning", [2]int{10, 20}, [2]int{10, 15}, 10, 20},
+		{"the next window", [2]int{10, 20}, [2]int{20, 30}, 10, 30, 100},
+		{"a window with lookback", [2]int{10, 20}, [2]int{15, 30}, 10, 30, 100},
+		{"the same window again", [2]int{10, 20}, [2]int{10, 20}, 10, 20, 100},
+		{"a window within", [2]int{10, 20}, [2]int{12, 15}, 10, 20, 100},
+		{"an older one that reaches it", [2]int{10, 20}, [2]int{0, 10}, 0, 20, 100},
+		{"an older one that overlaps it", [2]int{10, 20}, [2]int{0, 15}, 0, 20, 100},
+		{"one that spans it", [2]int{10, 20}, [2]int{0, 30}, 0, 30, 100},
+		{"an older one with a gap", [2]int{10, 20}, [2]int{0, 9}, 10, 20, 100},
+		{"a newer one with a gap", [2]int{10, 20}, [2]int{21, 30}, 10, 20, 100},
+		{"an older end of the same beginning", [2]int{10, 20}, [2]int{10, 15}, 10, 20, 100},
+		{"up to a clock that was set back", [2]int{10, 40}, [2]int{8, 20}, 8, 20, 20},
+		{"up to a clock that was set back before all", [2]int{30, 40}, [2]int{10, 20}, 10, 20, 20},
+		{"an older one, before a clock that was set back", [2]int{10, 40}, [2]int{8, 15}, 8, 40, 20},
 	} {
 		bridge := fmt.Sprint("b", i)
 		get[state.Bridge](t)(state.EnsureBridge(t.Context(), db, bridge, 1))
-		must(t, state.Collected(t.Context(), db, bridge, second(c.has[0]), second(c.has[1])))
-		must(t, state.Collected(t.Context(), db, bridge, second(c.in[0]), second(c.in[1])))
+		must(t, state.Collected(t.Context(), db, bridge, second(c.has[0]), second(c.has[1]), second(c.has[1])))
+		must(t, state.Collected(t.Context(), db, bridge, second(c.in[0]), second(c.in[1]), second(c.settled)))
 		got := get[state.Cursor](t)(state.GetCursor(t.Context(), db, bridge, state.ParticipantStream))
 		if !got.Since.Equal(second(c.since)) || !got.Until.Equal(second(c.until)) {
 			t.Errorf("%s: %v to %v, want second %d to %d", c.why, got.Since, got.Until, c.since, c.until)
@@ -63,7 +67,7 @@ func TestBetweenTheCursorsEndsEverythingWasCollected(t *testing.T) {
 			for i := from; i < to; i++ {
 				covered[i] = true
 			}
-			must(t, state.Collected(t.Context(), db, bridge, second(from), second(to)))
+			must(t, state.Collected(t.Context(), db, bridge, second(from), second(to), second(100)))
 			c := get[state.Cursor](t)(state.GetCursor(t.Context(), db, bridge, state.ParticipantStream))
 			for at := c.Since; at.Before(c.Until); at = at.Add(time.Second) {
 				if !covered[int(at.Sub(second(0))/time.Second)] {

@@ -121,3 +121,35 @@ func TestABackfillSinceJustNowEnds(t *testing.T) {
 	}
 	w.right(t)
 }
+
+// A clock of NameCoach's that runs ahead for a while and is set right costs nothing, also where nobody looks for longer than the lookback.
+func TestAServerClockThatIsSetBackLeavesNoGap(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	ada := w.user("ada@demo.example", "")
+	w.backfill(t)
+	b := w.bridge(t) // one process throughout: it knows NameCoach's clock
+	collect := func() {
+		t.Helper()
+		if res, err := b.Collect(t.Context()); err != nil {
+			t.Fatalf("%+v, %v", res, err)
+		}
+	}
+	w.Change(func(o *simulator.Options) { o.ClockOffset += time.Hour })
+	collect() // learns that it is an hour later
+	collect()
+	w.Change(func(o *simulator.Options) { o.ClockOffset -= time.Hour })
+	collect()
+	if ahead := w.cursor(t).Sub(w.nameCoachNow()); ahead < time.Hour/2 {
+		t.Fatalf("the cursor is %v ahead", ahead)
+	}
+	w.exec(t, `UPDATE cursors SET moved_at = now() - interval '30 minutes'`)
+	row := speaker("ada", "ada@demo.example", "", ada)
+	row.Updated = w.nameCoachNow().Add(-25 * time.Minute)
+	w.AddParticipant(row)
+	collect()
+	w.right(t)
+	if ahead := w.cursor(t).Sub(w.nameCoachNow()); ahead > 0 {
+		t.Errorf("the cursor is %v ahead of NameCoach's clock", ahead)
+	}
+}

@@ -74,7 +74,16 @@ func (r *run) startWalk(ctx context.Context, lookback time.Duration) (state.Curs
 		known, err := state.GetCursor(ctx, r.DB, r.Name, state.ParticipantStream)
 		until = now.Add(clockGrain)
 		if err == nil {
-			since = known.Until.Add(-lookback)
+			since = known.Until
+			if settled := now.Add(-r.Settings.Settle); since.After(settled) {
+				// NameCoach's clock ran ahead and was set right: what changed since the cursor moved is before it.
+				age, err := state.CursorAge(ctx, r.DB, r.Name, state.ParticipantStream)
+				if err != nil {
+					return known, err
+				}
+				since = settled.Add(-age)
+			}
+			since = since.Add(-lookback)
 			// By a clock that is far behind there would be nothing to ask for, and so nothing to set it by.
 			until = laterOf(until, known.Until.Add(r.Settings.Settle+clockGrain))
 		} else if !errors.Is(err, state.ErrNotFound) {
@@ -181,6 +190,12 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor, first boo
 			r.dropStaged(ctx, read.staged)
 		}
 	}()
+	// Whoever asked by a clock that runs ahead of NameCoach's has not seen what is still to come in this window.
+	asked := read.date
+	if asked.IsZero() {
+		asked = r.serverNow()
+	}
+	settled := asked.Add(-r.Settings.Settle).Truncate(time.Second)
 	next, until := walk, cursor.Until
 	switch {
 	case read.whole:
@@ -198,12 +213,7 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor, first boo
 		}
 	}
 	if read.whole {
-		// Whoever asked by a clock that runs ahead of NameCoach's has not seen what is still to come in this window.
-		asked := read.date
-		if asked.IsZero() {
-			asked = r.serverNow()
-		}
-		if settled := asked.Add(-r.Settings.Settle).Truncate(time.Second); settled.Before(next.Next) {
+		if settled.Before(next.Next) {
 			next.Next = laterOf(settled, cursor.Until)
 			next.Until = next.Next
 		}
@@ -239,7 +249,7 @@ func (r *run) collectWindow(ctx context.Context, cursor *state.Cursor, first boo
 			}
 		}
 		if until.After(cursor.Since) {
-			if err := state.Collected(ctx, tx, r.Name, cursor.Since, until); err != nil {
+			if err := state.Collected(ctx, tx, r.Name, cursor.Since, until, settled); err != nil {
 				return to, err
 			}
 		}
