@@ -177,8 +177,9 @@ func (c *Client) Newest(ctx context.Context) (User, bool, error) {
 	return page.Users[0], true, nil
 }
 
-// allPages reads a search to its end. A page of one of the two lengths that are documented as limits (BLN 7680) may have
-// been cut; any other is the whole. Pages may overlap, but not stand still.
+// allPages reads a search to its end: a page with fewer rows than the lower of the two limits that are documented (BLN 7680). Any
+// other may have been cut short of what follows, at whatever length. Pages may overlap; one that brings nothing new is the end, too,
+// unless it is as long as a limit: then the cursor is not followed.
 func (c *Client) allPages(ctx context.Context, endpoint string, query url.Values) ([]User, error) {
 	var all []User
 	seen := make(map[int64]bool)
@@ -194,12 +195,10 @@ func (c *Client) allPages(ctx context.Context, endpoint string, query url.Values
 				all = append(all, u)
 			}
 		}
-		switch len(page.Users) {
-		case 10, pageLength:
-		default:
+		switch n := len(page.Users); {
+		case n < 10, len(all) == before && n != 10 && n != pageLength:
 			return all, nil
-		}
-		if len(all) == before {
+		case len(all) == before:
 			return nil, unusable(c.listRequest(endpoint, nil, after), errors.New("paging stands still: a page has only rows that an earlier one had"))
 		}
 		after = page.Next

@@ -389,8 +389,8 @@ func TestSearchSplitsByNumberAndLength(t *testing.T) {
 		n          int
 		requests   int
 	}{
-		"many":      {func(i int) string { return fmt.Sprintf("u%d@example.com", i) }, 120, 3},
-		"exactly":   {func(i int) string { return fmt.Sprintf("u%d@example.com", i) }, 50, 1},
+		"many":      {func(i int) string { return fmt.Sprintf("u%d@example.com", i) }, 120, 6}, // each page of ten and more may have a next one
+		"exactly":   {func(i int) string { return fmt.Sprintf("u%d@example.com", i) }, 50, 2},
 		"long":      {func(i int) string { return fmt.Sprintf("%0990d", i) }, 10, 3},
 		"very long": {func(i int) string { return fmt.Sprintf("%05000d", i) }, 3, 3},
 		"escaped":   {func(i int) string { return strings.Repeat("é", 150) + strconv.Itoa(i) }, 12, 3},
@@ -410,9 +410,8 @@ func TestSearchSplitsByNumberAndLength(t *testing.T) {
 					i, _ := strconv.Atoi(strings.TrimFunc(identifier.Str, func(r rune) bool { return r < '0' || r > '9' }))
 					rows = append(rows, row(int64(1+i), int64(1+i), identifier.Str, ""))
 				}
-				// The fake gives no created: a search that is whole is not asked to go on.
-				if n := len(rows); n == 10 || n == 100 {
-					rows = rows[1:]
+				if r.URL.Query().Has("after") {
+					rows = nil
 				}
 				w.Header().Set("link", "after=x&cursorId=1")
 				fmt.Fprint(w, list(rows...))

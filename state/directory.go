@@ -166,6 +166,15 @@ func MarkGone(ctx context.Context, tx pgx.Tx, bridge string, user int64) error {
 	return nil
 }
 
+// IsListed says whether a listing has shown a user.
+func IsListed(ctx context.Context, q Querier, bridge string, sweep, user int64) (listed bool, err error) {
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM directory_users WHERE bridge = $1 AND user_id = $2 AND sweep >= $3)`, bridge, user, sweep).Scan(&listed)
+	if err != nil {
+		return false, fmt.Errorf("look for user %d in listing %d: %w", user, sweep, err)
+	}
+	return listed, nil
+}
+
 // Candidate is a directory user who bears a key that somebody asked for.
 type Candidate struct {
 	UserID      int64

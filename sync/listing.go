@@ -96,10 +96,7 @@ func (r *run) joined(ctx context.Context, sweep int64) error {
 // listPage asks for the page after listing's place and stores its users and the new place in one transaction. An empty
 // page is the end: a short one need not be (BLN 7680). errMoved: another run has moved it on.
 func (r *run) listPage(ctx context.Context, listing state.Listing, carry *bool) (done bool, err error) {
-	page, err := r.BLN.Users(ctx, bln.Cursor{After: listing.After, ID: listing.AfterID})
-	if isStatus(err, 403) {
-		return false, &PermissionError{Needs: "list the users of the organization"}
-	}
+	page, err := r.nextPage(ctx, listing)
 	if err != nil {
 		return false, err
 	}
@@ -151,15 +148,44 @@ func (r *run) listPage(ctx context.Context, listing state.Listing, carry *bool) 
 		return false, err
 	}
 	// A server that keeps fractions of a second which its created does not show repeats the rows of the last second for
-	// ever. That the newest user of all is the last one here is proof enough of the end.
-	newest, ok, err := r.BLN.Newest(ctx)
+	// ever: the end all the same.
+	over, err := r.isOver(ctx, listing)
 	if err != nil {
 		return false, err
 	}
-	if !ok || newest.ID != page.Users[len(page.Users)-1].ID {
+	if !over {
 		return false, &ListingError{listing.Rows, "a page brought nobody new: the server does not follow the cursor"}
 	}
 	return true, r.endListing(ctx, listing)
+}
+
+// nextPage asks for the page after listing's place. It is empty at the end: one answer that shows nobody is not yet the end of a
+// directory by which people are linked.
+func (r *run) nextPage(ctx context.Context, l state.Listing) (bln.Page, error) {
+	for empty := 0; ; empty++ {
+		page, err := r.BLN.Users(ctx, bln.Cursor{After: l.After, ID: l.AfterID})
+		if isStatus(err, 403) {
+			return page, &PermissionError{Needs: "list the users of the organization"}
+		}
+		if err != nil || len(page.Users) > 0 {
+			return page, err
+		}
+		if over, err := r.isOver(ctx, l); err != nil || over {
+			return page, err
+		}
+		if empty > 0 { // else somebody may just have joined
+			return page, &ListingError{l.Rows, "a page is empty, though newer users follow"}
+		}
+	}
+}
+
+// isOver says whether the listing has shown the newest user of all.
+func (r *run) isOver(ctx context.Context, l state.Listing) (bool, error) {
+	newest, there, err := r.BLN.Newest(ctx)
+	if err != nil || !there {
+		return err == nil && l.Rows == 0, err
+	}
+	return state.IsListed(ctx, r.DB, r.Name, l.Sweep, newest.ID)
 }
 
 // readEverything says whether this run has just read all rows that NameCoach has.
