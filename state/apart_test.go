@@ -178,6 +178,8 @@ func collecting(t *testing.T, db *pgxpool.Pool, bridge string, run uuid.UUID, do
 	do("Collected", state.Collected(ctx, db, bridge, since, since.Add(time.Hour), since.Add(time.Hour)))
 	_, err = state.GetCursor(ctx, db, bridge, state.ParticipantStream)
 	do("GetCursor", err)
+	_, err = state.CursorAge(ctx, db, bridge, state.ParticipantStream)
+	do("CursorAge", err)
 	do("DropCursor", state.DropCursor(ctx, db, bridge, "walk"))
 
 	first, second := reading(), reading()
@@ -371,6 +373,11 @@ func writing(t *testing.T, db *pgxpool.Pool, bridge string, run, owner uuid.UUID
 	}
 	_, err = state.SomeWritten(ctx, db, bridge, 5)
 	do("SomeWritten", err)
+	_, err = state.IsListed(ctx, db, bridge, 1, 1)
+	do("IsListed", err)
+	do("Rekey", state.InTx(ctx, db, func(tx pgx.Tx) error {
+		return state.Rekey(ctx, tx, bridge, state.DirectoryUser{UserID: 1, Email: "a@x", ExternalID: "1"})
+	}))
 	do("MarkGone", state.InTx(ctx, db, func(tx pgx.Tx) error { return state.MarkGone(ctx, tx, bridge, 1) }))
 	_, _, err = state.CountWrites(ctx, db, bridge, run)
 	do("CountWrites", err)

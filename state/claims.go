@@ -22,12 +22,14 @@ type Claimed struct {
 	Version       int64
 	Attempts      int
 	ListedContent []byte
+	Email         string // Email and ExternalID are the keys that its people were linked by
+	ExternalID    string
 	Released      bool       // the guard, or a person, has let it through
 	Run           uuid.UUID  // that wants it
 	Window        *time.Time // the end of the window that brought the change, on NameCoach's clock; nil: none did
 }
 
-const claimedColumns = `user_id, fence, action, wanted, wanted_digest, wanted_source, applied_digest, wanted_version AS version, attempts, listed_content,
+const claimedColumns = `user_id, fence, action, wanted, wanted_digest, wanted_source, applied_digest, wanted_version AS version, attempts, listed_content, email, external_id,
 	released_version = wanted_version AS released,
 	coalesce(wanted_run, '00000000-0000-0000-0000-000000000000') AS run, wanted_window AS window`
 

@@ -166,6 +166,23 @@ func MarkGone(ctx context.Context, tx pgx.Tx, bridge string, user int64) error {
 	return nil
 }
 
+// Rekey notes that BLN shows a user with other keys than those that its people were linked by: they are to be looked at again. Like
+// MarkGone it leaves the user claimed, and takes turns with those who link.
+func Rekey(ctx context.Context, tx pgx.Tx, bridge string, u DirectoryUser) error {
+	if err := LockParticipants(ctx, tx, bridge); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `WITH rekeyed AS (
+			UPDATE directory_users SET username = $3, email = $4, external_id = $5, asked_at = NULL, decide_due = true WHERE bridge = $1 AND user_id = $2)
+		UPDATE participants p SET link_due = true FROM links l
+		WHERE l.bridge = $1 AND l.user_id = $2 AND p.bridge = $1 AND p.person = l.person AND NOT p.replaced`,
+		bridge, u.UserID, u.Username, u.Email, u.ExternalID)
+	if err != nil {
+		return fmt.Errorf("note the keys of user %d: %w", u.UserID, err)
+	}
+	return nil
+}
+
 // IsListed says whether a listing has shown a user.
 func IsListed(ctx context.Context, q Querier, bridge string, sweep, user int64) (listed bool, err error) {
 	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM directory_users WHERE bridge = $1 AND user_id = $2 AND sweep >= $3)`, bridge, user, sweep).Scan(&listed)

@@ -2,6 +2,7 @@ package sync
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -97,6 +98,10 @@ func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains) er
 		if err != nil {
 			return err
 		}
+		if d := w.directoryUser(user); d.Email != "" && d.Email != c.Email || d.ExternalID != "" && d.ExternalID != c.ExternalID {
+			d.Email, d.ExternalID = cmp.Or(d.Email, c.Email), cmp.Or(d.ExternalID, c.ExternalID) // what is not shown is not gone
+			return w.rekey(ctx, d)
+		}
 		m, problem := w.merge(user, c)
 		switch {
 		case problem != "":
@@ -158,6 +163,15 @@ func (r *run) markGone(ctx context.Context, user int64) error {
 	r.marking.Lock()
 	defer r.marking.Unlock()
 	return state.InTx(ctx, r.DB, func(tx pgx.Tx) error { return state.MarkGone(ctx, tx, r.Name, user) })
+}
+
+// rekey notes that a user bears other keys than those its people were linked by, in the very answer that a write would be made
+// from: whose voice belongs there is decided anew.
+func (w *writer) rekey(ctx context.Context, u state.DirectoryUser) error {
+	w.gone.Add(1)
+	w.marking.Lock()
+	defer w.marking.Unlock()
+	return database(state.InTx(ctx, w.DB, func(tx pgx.Tx) error { return state.Rekey(ctx, tx, w.Name, u) }))
 }
 
 // merged is a user's otherInfo before a write, and what the write is.

@@ -34,7 +34,7 @@ type writer struct {
 	failures atomic.Int64 // in a row
 	verified atomic.Int64
 	denied   atomic.Int64 // users who answered 403 at the first try
-	gone     atomic.Int64 // users that BLN no longer knows
+	gone     atomic.Int64 // users that BLN no longer knows, or not by the keys that they were linked by
 	landed   atomic.Int64 // earlier writes that were found to have been carried out
 	stopped  atomic.Bool  // damage was done: nothing more is sent but to put it back
 	looked   []claim      // users whose writes were looked into: held until what was found out is followed

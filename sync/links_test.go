@@ -94,6 +94,25 @@ func TestWhoeverLinksAsksLiveWhatWasNotAnswered(t *testing.T) {
 	}
 }
 
+// The answer that a write is made from says whose record it is: where it bears another key than the one its person was linked by, the
+// voice is not written there, but to whom it belongs now.
+func TestAVoiceIsNotWrittenToAUserWhoBearsAnotherKeyByNow(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	was, is := w.user("former", "S-1"), w.user("present", "")
+	row := w.AddParticipant(speaker("x", "", "S-1", was))
+	w.backfill(t)
+	w.setExternalID(t, was, "OLD-1")
+	w.setExternalID(t, is, "S-1")
+	w.settled(func() {
+		w.UpdateParticipant(row, func(p *simulator.Participant) {
+			p.RecordingID, p.RecordingLink, p.For = "recording_new", "https://namewaves.s3.amazonaws.com/new.mp3", is
+		})
+	})
+	w.collect(t)
+	w.right(t)
+}
+
 // A complete listing has looked for everybody whom NameCoach had shown before it: asking about each would take hours.
 func TestOnlyWhoChangedSinceTheListingBeganIsAskedLive(t *testing.T) {
 	t.Parallel()
