@@ -42,11 +42,5 @@ func Prune(ctx context.Context, q Querier, bridge string, retention time.Duratio
 		}
 		gone += tag.RowsAffected()
 	}
-	// Of readings whose process is gone, and of those of yesterday: none takes a day.
-	_, err = q.Exec(ctx, `DELETE FROM staged_participants WHERE bridge = $1 AND reading = ANY(ARRAY(SELECT DISTINCT reading FROM staged_participants s
-		WHERE bridge = $1 AND (staged_at < now() - interval '1 day' OR staged_at < now() - interval '1 hour' AND NOT `+fmt.Sprintf(liveOwner, "s.owner")+`)))`, bridge)
-	if err != nil {
-		return gone, fmt.Errorf("housekeeping: drop staged participants: %w", err)
-	}
-	return gone, nil
+	return gone, DropStaged(ctx, q, bridge, Reading{})
 }

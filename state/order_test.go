@@ -267,6 +267,10 @@ func TestTidyingUpWaitsForNobody(t *testing.T) {
 				return state.Heartbeat(ctx, q, "a", owner)
 			}),
 		},
+		"a row of a reading of nobody's": {
+			`SELECT FROM staged_participants LIMIT 1 FOR UPDATE`, `SELECT count(*) FROM staged_participants`,
+			func(ctx context.Context, q state.Querier) error { return state.DropStaged(ctx, q, "a", reading()) },
+		},
 		"a job of nobody's": {
 			`SELECT FROM river_job LIMIT 1 FOR UPDATE`, `SELECT count(*) FROM river_job WHERE state = 'running'`,
 			asks(func(ctx context.Context, q state.Querier) (int64, error) {
@@ -286,6 +290,9 @@ func TestTidyingUpWaitsForNobody(t *testing.T) {
 			store(t, db, "a", older)
 			exec(t, db, `UPDATE participants SET replaced = true, missing_since = now() - interval '2 days', found_at = '2024-01-01', doubt_due = true, link_due = true`)
 			exec(t, db, `INSERT INTO directory_users (bridge, user_id, username, email, external_id, sweep, gone_at) VALUES ('a', 801, '', '', '', 1, now() - interval '2 days')`)
+			abandoned := reading()
+			must(t, state.StageParticipants(t.Context(), db, "a", &abandoned, []state.Participant{older, participant("b@x", "E")}))
+			exec(t, db, `UPDATE staged_participants SET staged_at = now() - interval '2 hours'`)
 			for range 2 {
 				exec(t, db, `INSERT INTO workers (bridge, owner, host, heartbeat_at) VALUES ('a', $1, '', now() - interval '2 days')`, uuid.New())
 				job(t, db, "a", "running", uuid.New(), 3600)

@@ -148,9 +148,16 @@ func CountLate(ctx context.Context, q Querier, bridge string, before time.Time, 
 	return late, nil
 }
 
-// DropStaged forgets the rows of a reading that does not count.
+// DropStaged forgets the rows of a reading that does not count, of readings whose process is gone, and of those of yesterday: none takes a day.
 func DropStaged(ctx context.Context, q Querier, bridge string, reading Reading) error {
 	if _, err := q.Exec(ctx, `DELETE FROM staged_participants WHERE bridge = $1 AND reading = $2`, bridge, reading.ID); err != nil {
+		return fmt.Errorf("drop staged participants: %w", err)
+	}
+	// What is nobody's, others may be dropping, too.
+	_, err := q.Exec(ctx, `DELETE FROM staged_participants WHERE ctid = ANY(ARRAY(SELECT ctid FROM staged_participants s
+		WHERE bridge = $1 AND (staged_at < now() - interval '1 day' OR staged_at < now() - interval '1 hour' AND NOT `+fmt.Sprintf(liveOwner, "s.owner")+`)
+		FOR UPDATE SKIP LOCKED))`, bridge)
+	if err != nil {
 		return fmt.Errorf("drop staged participants: %w", err)
 	}
 	return nil

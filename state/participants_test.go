@@ -112,12 +112,12 @@ func TestReadingsDoNotMixUnlessJoined(t *testing.T) {
 		t.Errorf("still staged: %s", got)
 	}
 	exec(t, db, `UPDATE staged_participants SET staged_at = now() - interval '61 minutes'`)
-	get[int64](t)(state.Prune(t.Context(), db, "a", time.Hour))
+	must(t, state.DropStaged(t.Context(), db, "a", reading()))
 	if n := value[int](t, db, `SELECT count(*) FROM staged_participants`); n != 1 {
 		t.Error("a reading whose process lives was dropped")
 	}
 	must(t, state.Leave(t.Context(), db, "a", three.Owner))
-	get[int64](t)(state.Prune(t.Context(), db, "a", time.Hour))
+	must(t, state.DropStaged(t.Context(), db, "a", reading()))
 	if n := value[int](t, db, `SELECT count(*) FROM staged_participants`); n != 0 {
 		t.Error("an abandoned reading stays")
 	}
