@@ -15,16 +15,21 @@ type KnownPerson struct {
 	InstitutionID string // where there is no address
 }
 
-// NextLinked gives the people of up to limit linked person keys after the given one, in order, once for each spelling of
-// their address.
+// NextLinked gives the people of up to limit person keys after the given one, in order, once for each spelling of their address (with
+// none where no row of them is left): those who are linked, and those who have rows that speak for nobody. Such rows may be there again as
+// they were, with their old update time, when an event is reopened or a source is whole again: no window brings them. They are asked for
+// as long as housekeeping keeps them.
 func NextLinked(ctx context.Context, q Querier, bridge, after string, limit int) ([]KnownPerson, error) {
+	// Each branch has an order and a limit of its own, so that an index serves it.
 	ps, err := collect[KnownPerson](q.Query(ctx, `WITH next AS (
-			SELECT DISTINCT l.person FROM links l WHERE l.bridge = $1 AND l.person > $2 ORDER BY l.person LIMIT $3)
-		SELECT DISTINCT next.person, p.email, CASE WHEN p.email = '' THEN p.institution_id ELSE '' END AS institution_id
-		FROM next JOIN participants p ON p.bridge = $1 AND p.person = next.person AND NOT p.replaced
+			(SELECT person FROM links WHERE bridge = $1 AND person > $2 ORDER BY person LIMIT $3)
+			UNION (SELECT DISTINCT person FROM participants WHERE bridge = $1 AND person > $2 AND missing_since IS NOT NULL AND replaced ORDER BY person LIMIT $3)
+			ORDER BY person LIMIT $3)
+		SELECT DISTINCT next.person, coalesce(p.email, '') AS email, CASE WHEN p.email = '' THEN p.institution_id ELSE '' END AS institution_id
+		FROM next LEFT JOIN participants p ON p.bridge = $1 AND p.person = next.person
 		ORDER BY next.person`, bridge, after, limit))
 	if err != nil {
-		return nil, fmt.Errorf("read linked people: %w", err)
+		return nil, fmt.Errorf("read people to ask about: %w", err)
 	}
 	return ps, nil
 }

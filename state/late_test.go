@@ -33,6 +33,7 @@ func TestARowThatASearchBroughtAndNoWindowIsLate(t *testing.T) {
 		spelled string // the address, where it is spelled otherwise
 		missing bool   // before it, a question did not show the row
 		gone    bool   // nothing but that
+		silent  bool   // before it, so many censuses did not show the row that it spoke for nobody
 	}
 	at := func(s int) *time.Time {
 		if s == 0 {
@@ -60,6 +61,8 @@ func TestARowThatASearchBroughtAndNoWindowIsLate(t *testing.T) {
 		// What one question did not show and the next shows as it was, has not changed: no window had to bring it.
 		"a window, a search without it, one with it":         {[]step{{content: "x"}, {search: 10, content: "x", missing: true}}, 0},
 		"a window, a search without it, one with it changed": {[]step{{content: "x"}, {search: 10, content: "y", missing: true}}, 1},
+		"a window, censuses without it, one with it changed": {[]step{{content: "x"}, {search: 10, content: "y", silent: true}}, 0},
+		"and then a search shows it changed":                 {[]step{{content: "x"}, {search: 5, content: "y", silent: true}, {search: 10, content: "z"}}, 1},
 		"a window, a search without it, a window with it":    {[]step{{content: "x"}, {content: "x", missing: true}}, 0},
 		"a search with it, one without it, one with it":      {[]step{{search: 10, content: "x"}, {search: 15, content: "x", missing: true}}, 1},
 		"a search with it, one without it, one just now":     {[]step{{search: 10, content: "x"}, {search: 20, content: "x", missing: true}}, 1},
@@ -75,6 +78,9 @@ func TestARowThatASearchBroughtAndNoWindowIsLate(t *testing.T) {
 			}
 			if s.missing {
 				exec(t, db, `UPDATE participants SET missing_since = now(), absences = 1`)
+			}
+			if s.silent {
+				exec(t, db, `UPDATE participants SET missing_since = now(), absences = 2, replaced = true`)
 			}
 			if s.gone {
 				continue

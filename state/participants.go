@@ -100,8 +100,8 @@ func StoreStaged(ctx context.Context, q Querier, bridge string, reading Reading,
 			recording_link = EXCLUDED.recording_link, recording_id = EXCLUDED.recording_id, recording_date = EXCLUDED.recording_date,
 			attributes = EXCLUDED.attributes, content = EXCLUDED.content, changed_at = EXCLUDED.changed_at, link_due = true, doubt_due = EXCLUDED.doubt_due,
 			missing_since = NULL, replaced = false, absences = 0, seen_run = EXCLUDED.seen_run, seen_at = now(),
-			-- what is there again as it was had not changed: no window had to bring it
-			found_at = CASE WHEN participants.content <> EXCLUDED.content OR participants.email <> EXCLUDED.email THEN EXCLUDED.found_at ELSE participants.found_at END
+			-- what is there again as it was had not changed, and what spoke for nobody may have changed while nobody was shown it: no window had to bring it
+			found_at = CASE WHEN participants.replaced THEN NULL WHEN participants.content <> EXCLUDED.content OR participants.email <> EXCLUDED.email THEN EXCLUDED.found_at ELSE participants.found_at END
 		WHERE participants.content <> EXCLUDED.content OR participants.missing_since IS NOT NULL
 			OR participants.email <> EXCLUDED.email -- spelled otherwise: it is asked for in NameCoach's own spelling`, bridge, reading.ID, b.By, b.All, b.Found)
 	if err != nil {

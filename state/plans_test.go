@@ -235,6 +235,16 @@ func TestBatchesUseIndexesAmongManyUsers(t *testing.T) {
 				},
 			}),
 		},
+		// As it is after a source was incomplete for a while.
+		"a tenth speak for nobody": {
+			prepare: `WITH gone AS (UPDATE participants SET missing_since = now(), replaced = true WHERE get_byte(participant, 3) % 10 = 0 RETURNING bridge, person)
+				DELETE FROM links l USING gone WHERE l.bridge = gone.bridge AND l.person = gone.person`,
+			asks: map[string]ask{
+				"NextLinked": asks(func(ctx context.Context, q state.Querier) ([]state.KnownPerson, error) {
+					return state.NextLinked(ctx, q, "a", "email:u3", 100)
+				}),
+			},
+		},
 		"everybody is pending, and few are urgent": {prepare: everybody, args: []any{collect, run, owner}, analyzed: true, asks: merged(pending, left)},
 		"everybody has just become pending":        {prepare: everybody, args: []any{collect, run, owner}, asks: pending},
 		// As it is while the guard waits for a person.

@@ -84,6 +84,54 @@ func TestWhoIsGoneFromNameCoachIsClearedByTheSecondCensus(t *testing.T) {
 	}
 }
 
+// Whoever is there again as before, with the old update time, is in no window: an event that was archived and is reopened.
+func TestWhoIsThereAgainAsBeforeIsFoundByTheNextCensus(t *testing.T) {
+	t.Parallel()
+	w, users, rows := chorus(t, 12, simulator.Options{})
+	w.DeleteParticipant(rows[0])
+	w.census(t, state.Done)
+	if res := w.census(t, state.Done); res.Cleared != 1 {
+		t.Fatalf("%+v", res)
+	}
+	if res := w.census(t, state.Done); res.Cleared+res.Written != 0 { // who is still gone is asked about, and changes nothing
+		t.Errorf("%+v", res)
+	}
+	w.AddParticipant(speaker("u0", "u000@demo.example", "", users[0]))
+	if res := w.census(t, state.Done); res.Written != 1 || res.Linked != 12 {
+		t.Errorf("%+v", res)
+	}
+	w.right(t)
+	// No window could bring it: none has missed it.
+	w.Advance(w.settings.Lookback + time.Hour)
+	w.collect(t)
+	w.collect(t)
+	if late := value[int64](t, w, `SELECT late_found FROM bridges`); late != 0 {
+		t.Errorf("%d rows were found late", late)
+	}
+}
+
+// What waits for a person waits as long as it is true: who is shown again to a census is not among it any more.
+func TestAnApprovalClearsNobodyWhomACensusHasSeenSince(t *testing.T) {
+	t.Parallel()
+	w, users, rows := chorus(t, 60, simulator.Options{})
+	for _, row := range rows[:30] {
+		w.DeleteParticipant(row)
+	}
+	w.census(t, state.Done)
+	staged := w.census(t, state.Quarantined)
+	for i, id := range users[:29] { // the source is whole again, as it was; one has really left
+		w.AddParticipant(speaker(fmt.Sprint("u", i), fmt.Sprintf("u%03d@demo.example", i), "", id))
+	}
+	if res, err := w.bridge(t).Census(t.Context()); err != nil || res.Cleared+res.Written != 0 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	res, a, err := w.bridge(t).Approve(t.Context(), staged.Run, "a week later")
+	if err != nil || res.Cleared != 1 || len(a.Moved) != 29 {
+		t.Errorf("%+v, moved %v, %v; want one cleared and 29 left out", res, a.Moved, err)
+	}
+	w.right(t)
+}
+
 // One that is missing, is there, and is missing again was missing once.
 func TestTheCensusesThatDoNotShowSomebodyMustFollowEachOther(t *testing.T) {
 	t.Parallel()

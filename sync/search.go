@@ -89,8 +89,8 @@ type counting struct {
 	Concluded bool   `json:"concluded"`
 }
 
-// countNext is one unit of work of a census: it asks NameCoach about the next people who are linked, and about those who are
-// not shown once more. When all were asked, it counts who was not shown.
+// countNext is one unit of work of a census: it asks NameCoach about the next people who are linked, or were until their rows were not
+// shown, and about those who are not shown once more. When all were asked, it counts who was not shown.
 func (r *run) countNext(ctx context.Context) (verdict, error) {
 	var at counting
 	if err := r.place(&at); err != nil {
