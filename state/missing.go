@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Asked are the people whom a question was about, in the spelling that was asked.
+// Asked are the people whom questions were about, in the spelling that was asked.
 type Asked struct{ Emails, InstitutionIDs []string }
 
 // Now is the database's time.
@@ -17,34 +17,43 @@ func Now(ctx context.Context, q Querier) (now time.Time, err error) {
 	return now, nil
 }
 
-// MarkMissing notes the rows that were not seen since before, by a walk or question begun then that should have brought all
+// tookBadge and tookRecording say of a row c that came after another person's row m of the same event that it is m with its address corrected,
+// should m be gone. That takes m's voice: its recording. A badge link alone may be a page that everybody in the event has; it tells only of a
+// row without a recording, and only where nobody else there has it. Whatever else became of m, censuses tell.
+const (
+	tookBadge = `c.person <> m.person AND m.name_badge_link <> '' AND c.name_badge_link <> '' AND c.name_badge_link = m.name_badge_link
+		AND (m.recording_link <> '' AND split_part(c.recording_link, '?', 1) = split_part(m.recording_link, '?', 1)
+			OR m.recording_link = '' AND NOT EXISTS (SELECT 1 FROM participants o WHERE o.bridge = $1 AND o.name_badge_link <> '' AND o.name_badge_link = m.name_badge_link
+				AND o.event_access_code = m.event_access_code AND o.person <> m.person AND o.person <> c.person AND NOT o.replaced))`
+	tookRecording = `c.person <> m.person AND m.recording_id <> '' AND c.recording_id <> '' AND c.recording_id = m.recording_id`
+)
+
+// MarkMissing notes the rows that were not seen since before, by a walk or questions begun then that should have brought all
 // rows (of those asked about, or of everybody where that is nil). Absence is not evidence: a missing row speaks on,
 // unless a row of the same event that came after it was last seen stands in its place, and says as much: one of the same person,
-// or one of somebody else with its badge or recording. Then it speaks for nobody, and the link of a person who has no
-// other row ends. Run it under LockParticipants.
+// or one of somebody else with its recording (or with its badge, where it has no recording). Then it speaks for nobody, and the link of a
+// person who has no other row ends: at once and not after as many censuses as others take, since the voice would stand at somebody else's
+// record until then. The row that came is the evidence; that the other is not shown says only that they are no twins, so whoever asks
+// asks twice before. Run it under LockParticipants.
 func MarkMissing(ctx context.Context, q Querier, bridge string, before time.Time, asked *Asked) error {
-	whose, args := ``, []any{bridge, before}
+	whose, args := ``, []any{bridge}
 	if asked != nil {
-		whose = ` AND (email <> '' AND email = ANY($3) OR email = '' AND institution_id = ANY($4))`
+		whose = ` AND (m.email <> '' AND m.email = ANY($2) OR m.email = '' AND m.institution_id = ANY($3))`
 		args = append(args, orEmpty(asked.Emails), orEmpty(asked.InstitutionIDs))
 	}
-	_, err := q.Exec(ctx, `UPDATE participants SET missing_since = now(), link_due = true
-		WHERE bridge = $1 AND missing_since IS NULL AND seen_at < $2`+whose, args...)
+	_, err := q.Exec(ctx, fmt.Sprintf(`UPDATE participants m SET missing_since = now(), link_due = true
+		WHERE m.bridge = $1 AND m.missing_since IS NULL AND m.seen_at < $%d`, len(args)+1)+whose, append(args, before)...)
 	if err != nil {
 		return fmt.Errorf("mark missing participants: %w", err)
 	}
 	// Rows that were once seen together are twins: none of them took another's place. Twins of one person may have come in
 	// the same walk one after the other, so between them only what another walk brought counts as later.
-	const replaced = `UPDATE participants m SET replaced = true, link_due = true FROM participants c
+	replaced := `UPDATE participants m SET replaced = true, link_due = true FROM participants c
 		WHERE m.bridge = $1 AND m.missing_since IS NOT NULL AND NOT m.replaced AND c.bridge = $1 AND c.missing_since IS NULL
 			AND c.created_at > m.seen_at AND c.event_access_code = m.event_access_code
-			AND (c.recording_link <> '' OR m.recording_link = '' AND (c.name_badge_link <> '' OR m.name_badge_link = '')) AND `
-	for _, sql := range []string{
-		replaced + `c.person = m.person AND c.created_run IS DISTINCT FROM m.seen_run`,
-		replaced + `c.person <> m.person AND m.name_badge_link <> '' AND c.name_badge_link = m.name_badge_link`,
-		replaced + `c.person <> m.person AND m.recording_id <> '' AND c.recording_id = m.recording_id`,
-	} {
-		if _, err := q.Exec(ctx, sql, bridge); err != nil {
+			AND (c.recording_link <> '' OR m.recording_link = '' AND (c.name_badge_link <> '' OR m.name_badge_link = ''))` + whose + ` AND `
+	for _, stands := range []string{`c.person = m.person AND c.created_run IS DISTINCT FROM m.seen_run`, tookBadge, tookRecording} {
+		if _, err := q.Exec(ctx, replaced+stands, args...); err != nil {
 			return fmt.Errorf("mark missing participants: %w", err)
 		}
 	}
@@ -73,31 +82,23 @@ func silence(ctx context.Context, q Querier, bridge string) error {
 	return nil
 }
 
-// Suspect is a row that may be out of date, because one that just came looks like it.
-type Suspect struct {
-	Email         string // NameCoach's own spelling; empty: to be asked for by the institution id
-	InstitutionID string
-}
-
 // Suspects gives the people, in every spelling they are known by, whom rows that just came (those whose doubts are due, of
-// events that count; none: all) put in doubt: people who have another row in the same event, and people who have the same
-// badge or recording as somebody else's row that came.
-func Suspects(ctx context.Context, q Querier, bridge string, events []string) ([]Suspect, error) {
-	ss, err := collect[Suspect](q.Query(ctx, `WITH came AS MATERIALIZED (SELECT * FROM participants
+// events that count; none: all) put in doubt: people who have another row in the same event, and people whose row may be the one
+// that came, with its address corrected.
+func Suspects(ctx context.Context, q Querier, bridge string, events []string) ([]KnownPerson, error) {
+	ps, err := collect[KnownPerson](q.Query(ctx, `WITH came AS MATERIALIZED (SELECT * FROM participants
 			WHERE bridge = $1 AND doubt_due AND missing_since IS NULL AND (cardinality($2::text[]) = 0 OR event_access_code = ANY($2))),
 		doubtful AS (
-			SELECT p.person FROM came c JOIN participants p ON p.bridge = $1 AND p.person = c.person
-				AND p.event_access_code = c.event_access_code AND p.participant <> c.participant AND p.missing_since IS NULL
-			UNION SELECT p.person FROM came c JOIN participants p ON p.bridge = $1 AND p.event_access_code = c.event_access_code
-				AND p.name_badge_link <> '' AND p.name_badge_link = c.name_badge_link AND p.person <> c.person AND p.missing_since IS NULL
-			UNION SELECT p.person FROM came c JOIN participants p ON p.bridge = $1 AND p.event_access_code = c.event_access_code
-				AND p.recording_id <> '' AND p.recording_id = c.recording_id AND p.person <> c.person AND p.missing_since IS NULL)
-		SELECT DISTINCT p.email, CASE WHEN p.email = '' THEN p.institution_id ELSE '' END AS institution_id
-		FROM doubtful JOIN participants p ON p.bridge = $1 AND p.person = doubtful.person AND NOT p.replaced`, bridge, orEmpty(events)))
+			SELECT m.person FROM came c JOIN participants m ON m.bridge = $1 AND m.person = c.person
+				AND m.event_access_code = c.event_access_code AND m.participant <> c.participant AND NOT m.replaced
+			UNION SELECT m.person FROM came c JOIN participants m ON m.bridge = $1 AND m.event_access_code = c.event_access_code AND NOT m.replaced AND `+tookBadge+`
+			UNION SELECT m.person FROM came c JOIN participants m ON m.bridge = $1 AND m.event_access_code = c.event_access_code AND NOT m.replaced AND `+tookRecording+`)
+		SELECT DISTINCT p.person, p.email, CASE WHEN p.email = '' THEN p.institution_id ELSE '' END AS institution_id
+		FROM doubtful JOIN participants p ON p.bridge = $1 AND p.person = doubtful.person AND NOT p.replaced ORDER BY p.person`, bridge, orEmpty(events)))
 	if err != nil {
 		return nil, fmt.Errorf("read people in doubt: %w", err)
 	}
-	return ss, nil
+	return ps, nil
 }
 
 // ForgetDoubts says that the rows stored before a time have been compared with those whose place they may have taken, but

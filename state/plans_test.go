@@ -199,7 +199,7 @@ func TestBatchesUseIndexesAmongManyUsers(t *testing.T) {
 			analyzed: true,
 			asks: merged(pending, left, map[string]ask{
 				"AnythingDue": asks(func(ctx context.Context, q state.Querier) (bool, error) { return state.AnythingDue(ctx, q, "a") }),
-				"Suspects": asks(func(ctx context.Context, q state.Querier) ([]state.Suspect, error) {
+				"Suspects": asks(func(ctx context.Context, q state.Querier) ([]state.KnownPerson, error) {
 					return state.Suspects(ctx, q, "a", nil)
 				}),
 				"NextPeople, due": asks(func(ctx context.Context, q state.Querier) ([]state.PersonKeys, error) {

@@ -7,9 +7,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"namebridge/namecoach"
 	"namebridge/state"
 )
 
@@ -113,7 +113,7 @@ func (r *run) ask(ctx context.Context) (verdict, error) {
 }
 
 // settleDoubts asks NameCoach about the people whom the rows that just came put in doubt: a row that looks like another of
-// the same person, or has somebody else's badge or recording, may have taken its place. What the answer does not show
+// the same person, or has somebody else's recording, may have taken its place. What two answers do not show
 // is missing, and replaced where a row that came later stands in its place.
 func (r *run) settleDoubts(ctx context.Context) error {
 	// Rows that somebody stores just now are among the suspects, or keep their doubts.
@@ -129,51 +129,40 @@ func (r *run) settleDoubts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var emails, ids []string
-	for _, s := range suspects {
-		if s.Email != "" {
-			emails = append(emails, s.Email)
-		} else if s.InstitutionID != "" {
-			ids = append(ids, s.InstitutionID)
-		}
-	}
-	if err := r.askAbout(ctx, state.KeyEmail, emails); err != nil {
-		return err
-	}
-	if err := r.askAbout(ctx, state.KeyExternalID, ids); err != nil {
-		return err
-	}
-	return state.ForgetDoubts(ctx, r.DB, r.Name, before)
-}
-
-func (r *run) askAbout(ctx context.Context, key state.DirectoryKey, keys []string) error {
-	for some := range slices.Chunk(keys, searchKeys) {
-		before, err := state.Now(ctx, r.DB)
-		if err != nil {
-			return err
-		}
-		err = r.search(ctx, namecoach.Filter{}, key, some, func(got read, _ *Reading, asked []string) error {
-			return state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
-				if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
-					return err
-				}
-				if _, err := state.StoreStaged(ctx, tx, r.Name, got.staged, state.Bringing{By: got.staged.ID, All: true, Found: r.found(got)}); err != nil {
-					return err
-				}
-				about := &state.Asked{Emails: asked}
-				if key == state.KeyExternalID {
-					about = &state.Asked{InstitutionIDs: asked}
-				}
-				return state.MarkMissing(ctx, tx, r.Name, before, about)
-			})
-		})
-		if errors.Is(err, errNotWhole) || errors.Is(err, state.ErrStagedLost) {
+	for some := range slices.Chunk(suspects, searchKeys) {
+		if err := r.settleSome(ctx, some); errors.Is(err, state.ErrStagedLost) {
 			r.Log.Warn("people whose rows are in doubt could not be asked about; a backfill settles it", "bridge", r.Name, "people", len(some), "problem", err)
 		} else if err != nil {
 			return fmt.Errorf("ask about people in doubt: %w", err)
 		}
 	}
-	return nil
+	return state.ForgetDoubts(ctx, r.DB, r.Name, before)
+}
+
+func (r *run) settleSome(ctx context.Context, people []state.KnownPerson) error {
+	since, err := state.Now(ctx, r.DB)
+	if err != nil {
+		return err
+	}
+	answered, absent, err := r.askTwice(ctx, people, since, uuid.New())
+	if err != nil || len(absent) == 0 {
+		return err
+	}
+	var about state.Asked
+	for _, p := range absent {
+		switch {
+		case answered[state.KeyEmail][p.Email]:
+			about.Emails = append(about.Emails, p.Email)
+		case p.Email == "" && answered[state.KeyExternalID][p.InstitutionID]:
+			about.InstitutionIDs = append(about.InstitutionIDs, p.InstitutionID)
+		}
+	}
+	return state.InTx(ctx, r.DB, func(tx pgx.Tx) error {
+		if err := state.LockParticipants(ctx, tx, r.Name); err != nil {
+			return err
+		}
+		return state.MarkMissing(ctx, tx, r.Name, since, &about)
+	})
 }
 
 // found is when an answer that is no window was given, on NameCoach's clock.

@@ -2,6 +2,7 @@ package sync_test
 
 import (
 	"context"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"namebridge/internal/simulator"
 	"namebridge/namecoach"
 	"namebridge/state"
+	bridgesync "namebridge/sync"
 )
 
 // replaced is a row that NameCoach gives another badge, and so another identity, with a new recording.
@@ -42,8 +44,8 @@ func TestARowWithANewBadgeReplacesTheOldOne(t *testing.T) {
 			t.Errorf("%+v, %v", res, err)
 		}
 		w.right(t)
-		if n := w.asked("namecoach participants.search"); n != 1 {
-			t.Errorf("%d searches", n)
+		if n := w.asked("namecoach participants.search"); n != 2 {
+			t.Errorf("%d searches, want one, and one more about who is not shown", n)
 		}
 		w.collect(t) // and asks no more
 	})
@@ -81,6 +83,107 @@ func TestAVoiceThatMovedToSomebodyElseIsCleared(t *testing.T) {
 			w.right(t)
 		})
 	}
+}
+
+// forgetting answers the first n searches as if nobody had been found; asked counts all.
+func (w *world) forgetting(t *testing.T, n int64) (b *bridgesync.Bridge, asked *atomic.Int64) {
+	t.Helper()
+	asked = new(atomic.Int64)
+	return w.searching(t, func(string) (int, string) {
+		if asked.Add(1) > n {
+			return 0, ""
+		}
+		return http.StatusOK, `{"Response":{"meta":{"page":"1","per_page":"2000","total_pages":0,"total_count":0,"count":0},"participants":[]}}`
+	}), asked
+}
+
+// Rule 5: nobody is cleared because one answer did not mention them, also where somebody new has the same recording.
+func TestOneAnswerThatLeavesSomebodyOutClearsNobody(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	private, work := w.user("ada@home.example", ""), w.user("ada@demo.example", "")
+	w.AddParticipant(speaker("ada", "ada@home.example", "", private))
+	w.backfill(t)
+	w.settled(func() { // one voice at two addresses
+		p := speaker("ada", "ada@demo.example", "", work)
+		p.Updated = time.Time{}
+		w.AddParticipant(p)
+	})
+	b, asked := w.forgetting(t, 1)
+	if res, err := b.Collect(t.Context()); err != nil || res.Cleared != 0 || res.Written != 1 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if n := asked.Load(); n != 2 {
+		t.Errorf("%d questions, want one more about who was left out", n)
+	}
+	w.right(t)
+}
+
+// A page that an event has for everybody says of nobody that their row was corrected, whatever any answer leaves out.
+func TestPeopleWhoShareABadgeLinkTakeNobodysPlace(t *testing.T) {
+	t.Parallel()
+	for name, recorded := range map[string]bool{"with a recording each": true, "without recordings": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{})
+			attend := func(slug string) int64 {
+				email := slug + "@demo.example"
+				p := speaker(slug, email, "", w.user(email, ""))
+				p.NameBadgeLink = "https://www.name-coach.com/the-event"
+				if !recorded {
+					p.RecordingLink, p.RecordingID = "", ""
+				}
+				p.Updated = time.Time{}
+				return w.AddParticipant(p)
+			}
+			w.earlier(48*time.Hour, func() { attend("ada"); attend("bob") })
+			w.backfill(t)
+			w.settled(func() { attend("carol") })
+			b, asked := w.forgetting(t, 100)
+			if res, err := b.Collect(t.Context()); err != nil || res.Cleared != 0 || res.Written != 1 || asked.Load() != 0 {
+				t.Errorf("%+v, %v, and %d questions", res, err, asked.Load())
+			}
+			w.right(t)
+		})
+	}
+}
+
+// Where nobody else has it, a badge link that is at another address now was corrected: what is recorded there later would be heard here.
+func TestABadgeWithoutARecordingThatMovedToSomebodyElseIsCleared(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	ada, bob := w.user("ada@demo.example", ""), w.user("bob@demo.example", "")
+	p := speaker("x", "ada@demo.example", "", ada)
+	p.RecordingLink, p.RecordingID = "", ""
+	row := w.AddParticipant(p)
+	w.backfill(t)
+	w.settled(func() {
+		w.UpdateParticipant(row, func(p *simulator.Participant) { p.Email, p.For = "bob@demo.example", bob })
+	})
+	if res, err := w.bridge(t).Collect(t.Context()); err != nil || res.Cleared != 1 || res.Written != 1 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	w.right(t)
+}
+
+// Who was missing before the row came that has their voice is asked about all the same.
+func TestAVoiceThatMovedIsClearedAlsoWhereACensusHadMissedItBefore(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.Options{})
+	ada, bob := w.user("ada@demo.example", ""), w.user("bob@demo.example", "")
+	row := w.AddParticipant(speaker("x", "ada@demo.example", "", ada))
+	w.backfill(t)
+	w.settled(func() {
+		w.UpdateParticipant(row, func(p *simulator.Participant) { p.Email, p.For = "bob@demo.example", bob })
+	})
+	w.census(t, state.Done)
+	if w.fragment(t, ada) == nil {
+		t.Error("cleared by one census")
+	}
+	if res, err := w.bridge(t).Collect(t.Context()); err != nil || res.Cleared != 1 || res.Written != 1 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	w.right(t)
 }
 
 // Rule 3.5: what a whole walk did not bring stays, for absence is not evidence.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -103,29 +104,9 @@ func (r *run) countNext(ctx context.Context) (verdict, error) {
 	if len(people) == 0 {
 		return next, r.conclude(ctx)
 	}
-	answered, err := r.askPeople(ctx, people)
+	answered, _, err := r.askTwice(ctx, people, r.row.StartedAt, r.id())
 	if err != nil {
 		return more, err
-	}
-	// How many keys one question may have is not published: what is left out of a large answer, and out of its total, may
-	// still be there.
-	keys := make([]string, len(people))
-	for i, p := range people {
-		keys[i] = p.Person
-	}
-	absent, err := state.NotSeenSince(ctx, r.DB, r.Name, keys, r.row.StartedAt)
-	if err != nil {
-		return more, err
-	}
-	for some := range slices.Chunk(absent, fewKeys) {
-		once, err := r.askPeople(ctx, some)
-		if err != nil {
-			return more, err
-		}
-		for _, p := range some {
-			answered[state.KeyEmail][p.Email] = once[state.KeyEmail][p.Email]
-			answered[state.KeyExternalID][p.InstitutionID] = once[state.KeyExternalID][p.InstitutionID]
-		}
 	}
 	at.After = people[len(people)-1].Person
 	whole := map[string]bool{} // who is spelled in several ways must be answered about in each
@@ -154,8 +135,37 @@ func (r *run) countNext(ctx context.Context) (verdict, error) {
 // fewKeys is how many people a question asks about that every server answers whole.
 const fewKeys = 20
 
+// askTwice asks about people, and once more about those who have rows that neither the answer nor anything else has shown since a time: they
+// are what it gives, with the keys about which all answers were whole. How many keys one question may have is not published: what
+// is left out of a large answer, and out of its total, may still be there, so the second time few are asked about at once.
+func (r *run) askTwice(ctx context.Context, people []state.KnownPerson, since time.Time, by uuid.UUID) (answers, []state.KnownPerson, error) {
+	answered, err := r.askPeople(ctx, people, by)
+	if err != nil {
+		return nil, nil, err
+	}
+	keys := make([]string, len(people))
+	for i, p := range people {
+		keys[i] = p.Person
+	}
+	absent, err := state.NotSeenSince(ctx, r.DB, r.Name, keys, since)
+	if err != nil {
+		return nil, nil, err
+	}
+	for some := range slices.Chunk(absent, fewKeys) {
+		again, err := r.askPeople(ctx, some, by)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, p := range some {
+			answered[state.KeyEmail][p.Email] = again[state.KeyEmail][p.Email]
+			answered[state.KeyExternalID][p.InstitutionID] = again[state.KeyExternalID][p.InstitutionID]
+		}
+	}
+	return answered, absent, nil
+}
+
 // askPeople asks about people in NameCoach's own spelling, by address or, where somebody has none, by institution id.
-func (r *run) askPeople(ctx context.Context, people []state.KnownPerson) (answers, error) {
+func (r *run) askPeople(ctx context.Context, people []state.KnownPerson, by uuid.UUID) (answers, error) {
 	var emails, ids []string
 	for _, p := range people {
 		if p.Email != "" {
@@ -164,7 +174,7 @@ func (r *run) askPeople(ctx context.Context, people []state.KnownPerson) (answer
 			ids = append(ids, p.InstitutionID)
 		}
 	}
-	return r.askByKeys(ctx, emails, ids, state.Bringing{By: r.id(), All: true})
+	return r.askByKeys(ctx, emails, ids, state.Bringing{By: by, All: true})
 }
 
 // conclude ends the counting of a census, once: another process may be at it, too.
