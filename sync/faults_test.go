@@ -1,6 +1,7 @@
 package sync_test
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -447,6 +448,70 @@ func TestA404OfAProxyTakesNobodyForGone(t *testing.T) {
 			}
 			w.settledJournal(t)
 			w.finishes(t, w.bridge(t), foreign)
+		})
+	}
+}
+
+// swapped is a transport that puts another answer in the place of some: nil leaves an answer as it is.
+type swapped func(r *http.Request, body []byte) *http.Response
+
+func (s swapped) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(res.Body)
+	_ = res.Body.Close()
+	if err != nil {
+		return nil, err
+	}
+	res.Body = io.NopCloser(bytes.NewReader(body))
+	if other := s(r, body); other != nil {
+		return other, nil
+	}
+	return res, nil
+}
+
+// inPlaceOf is an answer to r that no server gave.
+func inPlaceOf(r *http.Request, status int, body string) *http.Response {
+	return &http.Response{
+		StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)), Request: r,
+	}
+}
+
+// readsOne says whether r asks for one member.
+func readsOne(r *http.Request) bool {
+	return r.Method == http.MethodGet && path.Base(path.Dir(r.URL.Path)) == "users"
+}
+
+// Trap 54: a write that is answered by a redirect may have been carried out (303 says just that). It is looked into like any other
+// whose outcome is not known.
+func TestAWriteThatIsAnsweredByARedirectIsVerified(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]simulator.Tamper{"carried out": {}, "with damage": {At: 1}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{DropForeignKeyOnPut: damage})
+			w.addSpeaker(`{"jobTitle":"Welder","Cohort":"2024"}`)
+			foreign := w.ForeignDigests("namecoach")
+			var once sync.Once
+			res, err := w.process(t, w.BLNURL(), w.db, swapped(func(r *http.Request, _ []byte) (other *http.Response) {
+				if r.Method == http.MethodPut {
+					once.Do(func() {
+						other = inPlaceOf(r, http.StatusSeeOther, "")
+						other.Header.Set("Location", r.URL.Path)
+					})
+				}
+				return other
+			})).Backfill(t.Context(), time.Time{})
+			if damage.At > 0 {
+				w.halted(t, res, err)
+			} else if err != nil || res.Written != 1 || w.asked("bln users.put") != 1 {
+				t.Errorf("%+v, %v, %d PUTs; want one that was verified", res, err, w.asked("bln users.put"))
+			}
+			w.foreignKept(t, foreign)
+			w.settledJournal(t)
 		})
 	}
 }

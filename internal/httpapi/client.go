@@ -411,14 +411,17 @@ func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response,
 	defer func() { _ = guarded.Close() }()
 	guarded.left = maxErrorBody
 	text, _ := io.ReadAll(guarded) // what cannot be read just explains less
+	redirect := res.StatusCode >= 300 && res.StatusCode < 400
 	fail := &Error{
 		API: c.o.API, Endpoint: r.Endpoint, Method: r.Method,
 		Status:     res.StatusCode,
 		RetryAfter: wait,
-		Unknown:    res.StatusCode >= 500 || res.StatusCode == http.StatusRequestTimeout,
+		// A write may have been carried out before its answer points elsewhere: 303 says just that. Repeating what only asks leads to
+		// the same redirect.
+		Unknown: res.StatusCode >= 500 || res.StatusCode == http.StatusRequestTimeout || redirect && !r.Repeat,
 	}
 	fail.Code, fail.Message = readRefusal(text, secrets(r))
-	if res.StatusCode >= 300 && res.StatusCode < 400 {
+	if redirect {
 		fail.Code, fail.Message = "", "redirects are not followed"
 	}
 	return nil, fail

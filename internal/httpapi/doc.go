@@ -35,7 +35,8 @@
 // Options.Burst (one each at least), and earn Options.PerSecond.
 //
 // A 429 means "not carried out", so any method is sent again after it. A 5xx,
-// a reset or a timeout leaves the outcome unknown: such a request is sent again
+// a reset or a timeout leaves the outcome unknown, and so does a redirect of what
+// is not repeatable, since 303 says that it was done: such a request is sent again
 // only where [Request].Repeat says that this is safe; otherwise it fails at once
 // with [Error].Unknown. A request that never left (no connection) may always
 // be sent again.

@@ -41,7 +41,7 @@ type Error struct {
 	// io.ErrUnexpectedEOF and a syscall.Errno are found in it by errors.Is, a *PausedError by errors.As.
 	Err error
 	// Unknown tells that the request may have been carried out: it was sent and no usable answer came
-	// (timeout, reset, 5xx).
+	// (timeout, reset, 5xx, a redirect of what is not repeatable).
 	Unknown bool
 }
 
