@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -108,6 +109,19 @@ func ClaimOpen(ctx context.Context, q Querier, bridge string, owner uuid.UUID, l
 		return nil, fmt.Errorf("claim users with unsettled writes: %w", err)
 	}
 	return es, nil
+}
+
+// ClaimedWish is what is to be done for a user whom ClaimOpen has claimed; false: nothing, or not now.
+func ClaimedWish(ctx context.Context, q Querier, bridge string, user, fence int64) (c Claimed, wanted bool, err error) {
+	c, err = one[Claimed](q.Query(ctx, `SELECT `+claimedColumns+` FROM directory_users d WHERE d.bridge = $1 AND d.user_id = $2 AND d.fence = $3
+		AND d.urgency < $4 AND `+pending+` AND EXISTS (SELECT 1 FROM bridges b WHERE b.bridge = $1 AND b.halted_at IS NULL)`, bridge, user, fence, Planned))
+	if errors.Is(err, ErrNotFound) {
+		return c, false, nil
+	}
+	if err != nil {
+		return c, false, fmt.Errorf("read what is wanted of user %d: %w", user, err)
+	}
+	return c, true, nil
 }
 
 // Pending is what is left to do of what a run wants: the first of these that holds.

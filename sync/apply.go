@@ -88,15 +88,23 @@ func retryAfter(attempts int) time.Duration {
 	return time.Hour
 }
 
-func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains) error {
+// tryUser brings one user up to what is wanted. Of the writes in open nothing is to be seen yet, but they may still arrive: as
+// long as they may, what the user shows is compared with what it was before the first of them. They stay open until the user
+// is seen to be right, and nothing of it lost.
+func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains, open []openWrite) error {
 	for try, waits := 1, 0; ; {
 		user, err := w.BLN.User(ctx, c.UserID)
 		read := time.Now()
 		if isGone(err) {
-			return w.markGone(ctx, c.UserID)
+			return errors.Join(w.closeAll(open, superseded), w.markGone(ctx, c.UserID))
 		}
 		if err != nil {
 			return err
+		}
+		if len(open) > 0 {
+			if done, err := w.settleSeen(open, user, ""); done || err != nil {
+				return err
+			}
 		}
 		if d := w.directoryUser(user); d.Email != "" && d.Email != c.Email || d.ExternalID != "" && d.ExternalID != c.ExternalID {
 			d.Email, d.ExternalID = cmp.Or(d.Email, c.Email), cmp.Or(d.ExternalID, c.ExternalID) // what is not shown is not gone
@@ -108,7 +116,7 @@ func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains) er
 			rest.hold(c, Unwritable, problem)
 			return nil
 		case m.there:
-			return database(w.settleThere(c))
+			return errors.Join(w.closeAll(open, superseded), database(w.settleThere(c)))
 		case m.notOurs:
 			rest.mu.Lock()
 			rest.withdraw = append(rest.withdraw, c)
@@ -120,7 +128,7 @@ func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains) er
 			rest.mu.Unlock()
 			return nil
 		}
-		again, err := w.send(ctx, c, m, read, rest)
+		again, err := w.send(ctx, c, m, read, rest, &open)
 		switch {
 		case !again:
 			return err
@@ -236,9 +244,18 @@ func (r *run) ours(o bln.OtherInfo) map[string]json.RawMessage {
 	return out
 }
 
+// openWrite is a write of one user whose outcome is not known.
+type openWrite struct {
+	state.OpenEntry
+	before bln.OtherInfo
+	digest []byte     // of what it leaves under our keys
+	window *time.Time // that brought the change, see state.Claimed
+}
+
 // send journals, sends and verifies one write. again: it certainly did not arrive, or its outcome is unknown and nothing
-// of it is to be seen; the user may be read and tried anew. read is when the user came that m was made from.
-func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.Time, rest *remains) (again bool, err error) {
+// of it is to be seen: then it is one more of the open ones. The user may be read and tried anew. read is when the user came
+// that m was made from.
+func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.Time, rest *remains, open *[]openWrite) (again bool, err error) {
 	after := map[string]json.RawMessage{}
 	for _, x := range m.members {
 		after[x.Key] = x.Value
@@ -271,6 +288,12 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 	case w.stopped.Load(), ctx.Err() != nil:
 		return false, errors.Join(ctx.Err(), w.closeUnsent(work, intent.Entry, intent.Action, "not sent: the run was stopping"))
 	}
+	sent := openWrite{
+		OpenEntry: state.OpenEntry{
+			Entry: intent.Entry, Run: c.Run, UserID: c.UserID, Action: c.Action, Fence: c.Fence, Version: c.Version, Source: c.WantedSource,
+		},
+		before: m.before, digest: c.WantedDigest, window: c.Window,
+	}
 	answer, putErr := w.BLN.UpdateOtherInfo(work, c.UserID, m.send, read)
 	// A crash here leaves the entry open: the next process reads the user and compares it with the before-image.
 	var refused *httpapi.Error
@@ -278,11 +301,14 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 	case !w.alive():
 		return false, errLease
 	case heldUp(putErr):
-		return w.unsent(work, intent, putErr, "held up: the user is read anew")
+		if err := w.closeUnsent(work, intent.Entry, intent.Action, "held up: the user is read anew"); err != nil {
+			return false, errors.Join(putErr, err)
+		}
+		return true, putErr
 	case errors.As(putErr, &refused) && !refused.Unknown:
 		return false, w.refused(work, c, intent, refused, putErr, rest)
 	case putErr == nil && w.confirms(answer, c, m):
-		return false, w.verify(c, intent)
+		return false, errors.Join(w.closeAll(*open, superseded), w.verify(sent, ""))
 	}
 	now, err := w.readBack(work, c.UserID, func(u bln.User) bool { return w.shows(u, c.WantedDigest) || len(w.damage(m.before, u)) > 0 })
 	if err != nil {
@@ -293,22 +319,54 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 	damage := w.damage(m.before, now)
 	switch {
 	case hasMissing(damage), len(damage) > 0 && (landed || putErr == nil):
-		return false, w.restore(state.OpenEntry{Entry: intent.Entry, Run: c.Run, UserID: c.UserID, Action: c.Action}, m.before, now, damage, false)
+		return false, w.restore(sent.OpenEntry, m.before, now, damage, false)
 	case landed:
-		return false, w.verify(c, intent)
-	case putErr != nil:
-		return w.unsent(work, intent, putErr, "no answer, and nothing of it was to be seen")
-	default:
-		return w.unsent(work, intent, errors.New("BLN accepted the write but does not show it"), "accepted, but not to be seen")
+		return false, errors.Join(w.closeAll(*open, superseded), w.verify(sent, ""))
+	case putErr == nil:
+		putErr = errors.New("BLN accepted the write but does not show it")
 	}
+	*open = append(*open, sent)
+	return true, putErr
 }
 
-// unsent closes the entry of a write that may be tried again for err.
-func (w *writer) unsent(ctx context.Context, in *state.Intent, err error, note string) (again bool, _ error) {
-	if closing := w.closeUnsent(ctx, in.Entry, in.Action, note); closing != nil {
-		return false, errors.Join(err, closing)
+// settleSeen settles open writes of one user, oldest first, by what it shows now, where it shows one of them or damage: the oldest
+// before-image is from before any of them.
+func (w *writer) settleSeen(open []openWrite, now bln.User, note string) (done bool, err error) {
+	first, landed := open[0], -1
+	for i, o := range open {
+		if w.shows(now, o.digest) {
+			landed = i
+		}
 	}
-	return true, err
+	damage := w.damage(first.before, now)
+	switch {
+	case hasMissing(damage), len(damage) > 0 && (landed >= 0 || now.OtherInfoErr != nil):
+		return true, w.restore(first.OpenEntry, first.before, now, damage, first.Age > restoreWithin)
+	case landed < 0:
+		return false, nil
+	}
+	w.landed.Add(1)
+	others := slices.Delete(slices.Clone(open), landed, landed+1)
+	if err := w.closeAll(others, cmp.Or(note, superseded)); err != nil {
+		return true, err
+	}
+	return true, w.verify(open[landed], note)
+}
+
+// superseded is what the journal says of an open write when the user was seen to be right without it.
+const superseded = "nothing of it was to be seen"
+
+// closeAll closes the entries of writes that are not expected to arrive any more.
+func (w *writer) closeAll(open []openWrite, note string) error {
+	ctx, cancel := context.WithTimeout(w.over, finish)
+	defer cancel()
+	for _, o := range open {
+		// Its own process may have been stopped only for a while, and have settled it meanwhile.
+		if err := w.closeUnsent(ctx, o.Entry, o.Action, note); err != nil && !errors.Is(err, state.ErrStale) {
+			return err
+		}
+	}
+	return nil
 }
 
 // arrivals are the pauses in which a write that is not to be seen yet may still arrive: gateways give up before the
@@ -362,23 +420,20 @@ func (w *writer) settleThere(c state.Claimed) error {
 	return w.settle.Do(state.Outcome{UserID: c.UserID, Fence: c.Fence, Applied: true, Version: c.Version, Digest: c.WantedDigest, Source: c.WantedSource})
 }
 
-func (w *writer) verify(c state.Claimed, in *state.Intent) error {
+// verify settles a write that was seen to be as it should.
+func (w *writer) verify(o openWrite, note string) error {
 	w.verified.Add(1)
-	if c.Window != nil {
-		w.Metrics.Propagated(w.Name, w.serverNow().Sub(*c.Window))
+	if o.window != nil {
+		w.Metrics.Propagated(w.Name, w.serverNow().Sub(*o.window))
 	}
-	return w.settleVerified(c.Action, state.Outcome{
-		UserID: c.UserID, Fence: c.Fence, Entry: in.Entry, Version: c.Version, Digest: c.WantedDigest, Source: c.WantedSource,
+	err := w.settle.Do(state.Outcome{
+		UserID: o.UserID, Fence: o.Fence, Entry: o.Entry, State: state.Verified, Note: note, Applied: true,
+		Version: o.Version, Digest: o.digest, Source: o.Source,
 	})
-}
-
-// settleVerified settles a write that was seen to be as it should.
-func (w *writer) settleVerified(action string, o state.Outcome) error {
-	o.State, o.Applied = state.Verified, true
-	if err := w.settle.Do(o); err != nil {
+	if err != nil {
 		return database(err)
 	}
-	w.Metrics.Written(w.Name, action, state.Verified)
+	w.Metrics.Written(w.Name, o.Action, state.Verified)
 	return nil
 }
 

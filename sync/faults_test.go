@@ -3,14 +3,17 @@ package sync_test
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"path"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -495,15 +498,12 @@ func TestAWriteThatIsAnsweredByARedirectIsVerified(t *testing.T) {
 			w := start(t, simulator.Options{DropForeignKeyOnPut: damage})
 			w.addSpeaker(`{"jobTitle":"Welder","Cohort":"2024"}`)
 			foreign := w.ForeignDigests("namecoach")
-			var once sync.Once
-			res, err := w.process(t, w.BLNURL(), w.db, swapped(func(r *http.Request, _ []byte) (other *http.Response) {
-				if r.Method == http.MethodPut {
-					once.Do(func() {
-						other = inPlaceOf(r, http.StatusSeeOther, "")
-						other.Header.Set("Location", r.URL.Path)
-					})
+			var redirected atomic.Bool
+			res, err := w.process(t, w.BLNURL(), w.db, swapped(func(r *http.Request, _ []byte) *http.Response {
+				if r.Method == http.MethodPut && redirected.CompareAndSwap(false, true) {
+					return inPlaceOf(r, http.StatusSeeOther, "")
 				}
-				return other
+				return nil
 			})).Backfill(t.Context(), time.Time{})
 			if damage.At > 0 {
 				w.halted(t, res, err)
@@ -512,6 +512,145 @@ func TestAWriteThatIsAnsweredByARedirectIsVerified(t *testing.T) {
 			}
 			w.foreignKept(t, foreign)
 			w.settledJournal(t)
+		})
+	}
+}
+
+// tardy answers the first PUT with 504 and keeps it, to carry it out, once, when members were read some times since.
+type tardy struct {
+	reads int    // 0: it is for the test to carry it out
+	lost  func() // called when the PUT is kept; may be nil
+	then  func(r *http.Request) *http.Response
+
+	mu   sync.Mutex
+	kept *http.Request
+}
+
+func (l *tardy) RoundTrip(r *http.Request) (*http.Response, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.Method == http.MethodPut && l.kept == nil {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		l.kept = r.Clone(context.Background())
+		l.kept.Body = io.NopCloser(bytes.NewReader(body))
+		if l.lost != nil {
+			l.lost()
+		}
+		return inPlaceOf(r, http.StatusGatewayTimeout, ""), nil
+	}
+	if l.kept != nil && l.then != nil {
+		if res := l.then(r); res != nil {
+			return res, nil
+		}
+	}
+	return swapped(func(r *http.Request, _ []byte) *http.Response {
+		if l.kept != nil && readsOne(r) {
+			if l.reads--; l.reads == 0 {
+				l.arrive() // what was just read is from before it
+			}
+		}
+		return nil
+	}).RoundTrip(r)
+}
+
+func (l *tardy) arrive() {
+	if res, err := http.DefaultTransport.RoundTrip(l.kept); err == nil {
+		_ = res.Body.Close()
+	}
+}
+
+// Rule 2 and trap 54: a write that is carried out long after its answer was lost is compared with what was there before it, like any other.
+func TestAWriteThatArrivesLateIsVerifiedLikeAnyOther(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ dies, damages bool }{
+		"right": {}, "with damage": {damages: true}, "right, its process dead": {dies: true}, "with damage, its process dead": {true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{})
+			if c.damages {
+				w.Change(func(o *simulator.Options) { o.DropForeignKeyOnPut = simulator.Tamper{At: 1} })
+			}
+			w.addSpeaker(`{"jobTitle":"Welder","Cohort":"2024"}`)
+			foreign := w.ForeignDigests("namecoach")
+			late := &tardy{reads: 3} // as many as are made to see whether it arrives
+			b := w.process(t, w.BLNURL(), w.db, late)
+			if c.dies {
+				cable, db := w.cable(t)
+				var dead atomic.Bool
+				late.lost = func() { cable.cut(); dead.Store(true) }
+				late.then = func(r *http.Request) *http.Response {
+					if dead.Load() {
+						return inPlaceOf(r, http.StatusBadRequest, "")
+					}
+					return nil
+				}
+				if _, err := w.process(t, w.BLNURL(), db, late).Backfill(t.Context(), time.Time{}); err == nil {
+					t.Fatal("the process did not die")
+				}
+				dead.Store(false)
+				w.expire(t)
+			}
+			res, err := b.Backfill(t.Context(), time.Time{})
+			if c.damages {
+				w.halted(t, res, err)
+			} else if err != nil || res.Failed != 0 || res.Written+res.Unchanged != 1 {
+				t.Errorf("%+v, %v", res, err)
+			}
+			w.foreignKept(t, foreign)
+			if states := w.settledJournal(t); states[state.Restored] != 1 && c.damages || states[state.Verified] != 1 && !c.damages {
+				t.Errorf("journal %v", states)
+			}
+			if n := w.asked("bln users.put"); !c.damages && n != 1 {
+				t.Errorf("%d PUTs, want the one that came late", n)
+			}
+		})
+	}
+}
+
+// A write of which nothing was to be seen, and that none of ours has followed, stays open with its before-image as long as a server may
+// still carry it out.
+func TestAWriteThatMayStillArriveStaysOpen(t *testing.T) {
+	t.Parallel()
+	for name, arrives := range map[string]bool{"it arrives": true, "it never does": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{DropForeignKeyOnPut: simulator.Tamper{At: 1}})
+			w.addSpeaker(`{"jobTitle":"Welder","Cohort":"2024"}`)
+			foreign := w.ForeignDigests("namecoach")
+			late := &tardy{then: func(r *http.Request) *http.Response {
+				if r.Method == http.MethodPut {
+					return inPlaceOf(r, http.StatusBadRequest, `{"code":"badRequest"}`)
+				}
+				return nil
+			}}
+			b := w.process(t, w.BLNURL(), w.db, late)
+			if res, err := b.Backfill(t.Context(), time.Time{}); err != nil || res.Held.Unwritable != 1 {
+				t.Fatalf("%+v, %v; want that BLN refused the second write", res, err)
+			}
+			if first := w.entries(t)[0]; first.State != state.Sending || first.Before == nil {
+				t.Fatalf("%+v; want it open, with the image of what was there before it", first)
+			}
+			if late.then = nil; arrives {
+				late.arrive()
+			} else {
+				w.exec(t, `UPDATE journal SET created_at = created_at - interval '1 hour'`)
+			}
+			w.exec(t, `UPDATE directory_users SET retry_at = NULL`)
+			res, err := b.Backfill(t.Context(), time.Time{})
+			want := map[string]int{state.Restored: 1, state.Unsent: 1}
+			if arrives {
+				w.halted(t, res, err)
+			} else if want = map[string]int{state.Unsent: 2}; err != nil {
+				t.Errorf("%+v, %v", res, err)
+			}
+			w.foreignKept(t, foreign)
+			if states := w.settledJournal(t); !maps.Equal(states, want) {
+				t.Errorf("journal %v, want %v", states, want)
+			}
 		})
 	}
 }

@@ -189,6 +189,7 @@ type remains struct {
 	removals []state.Claimed // that nobody has judged
 	withdraw []state.Claimed
 	holds    []state.Hold
+	tried    []state.Claimed // beside those who were claimed to be written
 }
 
 // batch is one unit of work: it brings up to writeBatch claimed users to what is wanted.
@@ -201,7 +202,7 @@ func (w *writer) batch(ctx context.Context, claimed []state.Claimed) error {
 			if err := each.Err(); err != nil {
 				return err
 			}
-			return w.one(each, c, &rest, func() error { return w.tryUser(each, c, &rest) })
+			return w.one(each, c, &rest, func() error { return w.tryUser(each, c, &rest, nil) })
 		})
 	}
 	err := group.Wait()

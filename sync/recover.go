@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -165,11 +166,14 @@ func (w *writer) recover(ctx context.Context) error {
 		group.SetLimit(max(w.Settings.Concurrency, 1))
 		for user, entries := range byUser {
 			group.Go(func() error {
-				return w.one(each, state.Claimed{UserID: user, Fence: entries[0].Fence, Attempts: entries[0].Attempts}, &rest, func() error { return w.lookInto(each, entries) })
+				return w.one(each, state.Claimed{UserID: user, Fence: entries[0].Fence, Attempts: entries[0].Attempts}, &rest, func() error { return w.lookInto(each, entries, &rest) })
 			})
 		}
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), gatherTimeout)
 		err = errors.Join(group.Wait(), w.store(after, &rest))
+		if len(rest.tried) > 0 {
+			err = errors.Join(err, w.attribute(after, rest.tried))
+		}
 		cancel()
 		for _, e := range open {
 			w.looked = append(w.looked, claim{e.UserID, e.Fence})
@@ -180,61 +184,64 @@ func (w *writer) recover(ctx context.Context) error {
 	}
 }
 
-// lookInto settles the open entries of one user, oldest first: the oldest before-image is from before any of them.
-func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry) error {
-	oldest := entries[0]
-	before, err := bln.ParseOtherInfo(oldest.Before)
-	if err != nil {
-		return fmt.Errorf("before-image of journal entry %d: %w", oldest.Entry, err)
-	}
-	work, cancel := context.WithTimeout(w.over, finish)
-	defer cancel()
-	sent := make([][]byte, len(entries)) // digests
+// arrivesWithin is how long after it was sent a write may still arrive: gateways and the servers behind them give a request up sooner.
+const arrivesWithin = 2 * time.Minute
+
+// lookInto settles the open entries of one user, oldest first. Where nothing of them is to be seen though they may still arrive,
+// what is wanted is written with an eye on them: nobody waits for that.
+func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry, rest *remains) error {
+	open := make([]openWrite, len(entries))
 	for i, e := range entries {
+		before, err := bln.ParseOtherInfo(e.Before)
+		if err != nil {
+			return fmt.Errorf("before-image of journal entry %d: %w", e.Entry, err)
+		}
 		after, err := bln.ParseOtherInfo(e.AfterFragment)
 		if err != nil {
 			return fmt.Errorf("fragment of journal entry %d: %w", e.Entry, err)
 		}
-		sent[i] = w.Settings.Layout.Seen(after.Get)
+		open[i] = openWrite{OpenEntry: e, before: before, digest: w.Settings.Layout.Seen(after.Get)}
 	}
-	landed := -1
+	oldest := open[0]
 	now, err := w.readBack(ctx, oldest.UserID, func(u bln.User) bool {
-		for i := range sent {
-			if w.shows(u, sent[i]) {
-				landed = i
-			}
-		}
-		return landed >= 0 || len(w.damage(before, u)) > 0 || oldest.Age > finish
+		shown := slices.ContainsFunc(open, func(o openWrite) bool { return w.shows(u, o.digest) })
+		return shown || len(w.damage(oldest.before, u)) > 0 || oldest.Age > arrivesWithin
 	})
-	gone := isGone(err)
-	if err != nil && !gone {
+	const note = "looked into after its process had stopped"
+	work, cancel := context.WithTimeout(w.over, finish)
+	defer cancel()
+	switch {
+	case isGone(err):
+		return errors.Join(w.closeAll(open, note), w.markGone(work, oldest.UserID))
+	case err != nil:
 		return fmt.Errorf("read a user with an unsettled write: %w", err)
 	}
-	if !gone {
-		damage := w.damage(before, now)
-		if hasMissing(damage) || len(damage) > 0 && (landed >= 0 || now.OtherInfoErr != nil) {
-			return w.restore(oldest, before, now, damage, oldest.Age > restoreWithin)
-		}
+	if done, err := w.settleSeen(open, now, note); done || err != nil {
+		return err
 	}
-	const note = "looked into after its process had stopped"
-	for i, e := range entries {
-		if i == landed {
-			continue
-		}
-		// Its own process may have been stopped only for a while, and have settled it meanwhile.
-		if err := w.closeUnsent(work, e.Entry, e.Action, note); err != nil && !errors.Is(err, state.ErrStale) {
-			return err
-		}
+	young := slices.IndexFunc(open, func(o openWrite) bool { return o.Age <= arrivesWithin })
+	if young < 0 {
+		return errors.Join(w.closeAll(open, note), database(state.Unclaim(work, w.DB, w.Name, oldest.UserID, oldest.Fence)))
 	}
-	switch {
-	case gone:
-		return w.markGone(work, oldest.UserID)
-	case landed >= 0:
-		e := entries[landed]
-		w.landed.Add(1)
-		return w.settleVerified(e.Action, state.Outcome{
-			UserID: e.UserID, Fence: e.Fence, Entry: e.Entry, Note: note, Version: e.Version, Digest: sent[landed], Source: e.Source,
+	if err := w.closeAll(open[:young], note); err != nil {
+		return err
+	}
+	open = open[young:]
+	c, wanted, err := state.ClaimedWish(work, w.DB, w.Name, oldest.UserID, oldest.Fence)
+	if err != nil {
+		return database(err)
+	}
+	if !wanted { // looked at again when it is not expected any more
+		rest.mu.Lock()
+		defer rest.mu.Unlock()
+		rest.failed = append(rest.failed, state.Failure{
+			UserID: oldest.UserID, Fence: oldest.Fence, Problem: "a write of it may still arrive",
+			RetryAfter: arrivesWithin - open[len(open)-1].Age + time.Second,
 		})
+		return nil
 	}
-	return database(state.Unclaim(work, w.DB, w.Name, oldest.UserID, oldest.Fence))
+	rest.mu.Lock()
+	rest.tried = append(rest.tried, c)
+	rest.mu.Unlock()
+	return w.tryUser(ctx, c, rest, open)
 }
