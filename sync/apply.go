@@ -31,6 +31,8 @@ const (
 	hopeless = 25
 	// finish bounds what is done for a user once its write may have been sent, whatever else ends meanwhile.
 	finish = 2 * time.Minute
+	// leftOutTries is how often a user fails, over more than a minute, whose otherInfo BLN leaves out, before it is held.
+	leftOutTries = 3
 	// forbidden is how many users must answer 403 before it is taken to be about all of them.
 	forbidden = 3
 )
@@ -93,7 +95,7 @@ func retryAfter(attempts int) time.Duration {
 // is seen to be right, and nothing of it lost.
 func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains, open []openWrite) error {
 	for try, waits := 1, 0; ; {
-		user, err := w.BLN.User(ctx, c.UserID)
+		user, err := w.readWhole(ctx, c)
 		read := time.Now()
 		if isGone(err) {
 			return errors.Join(w.closeAll(open, superseded), w.markGone(ctx, c.UserID))
@@ -102,6 +104,9 @@ func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains, op
 			return err
 		}
 		if len(open) > 0 {
+			if w.silent(open[0].before, user) {
+				return errSilent
+			}
 			if done, err := w.settleSeen(open, user, ""); done || err != nil {
 				return err
 			}
@@ -112,6 +117,8 @@ func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains, op
 		}
 		m, problem := w.merge(user, c)
 		switch {
+		case problem == leftOut && c.Attempts < leftOutTries:
+			return errors.New(problem)
 		case problem != "":
 			rest.hold(c, Unwritable, problem)
 			return nil
@@ -145,6 +152,35 @@ func (w *writer) tryUser(ctx context.Context, c state.Claimed, rest *remains, op
 		}
 		try++
 	}
+}
+
+// leftOut is why a user is not written who has some otherInfo, of which BLN shows nothing.
+const leftOut = "BLN's answer about the user leaves otherInfo out, though the list of users shows some: what is there is not known"
+
+// errSilent is what a reading comes to that says nothing of what a write has left.
+var errSilent = errors.New("BLN's answer about the user leaves otherInfo out, though there was some: what a write has left is not known")
+
+// silent tells of an answer that it says nothing of the foreign keys that were there: it leaves otherInfo out. That is neither their
+// loss nor their being there.
+func (r *run) silent(before bln.OtherInfo, now bln.User) bool {
+	return !now.HasOtherInfo && len(before.Changes(bln.OtherInfo{}, r.Settings.Layout.Owns)) > 0
+}
+
+// readWhole reads a user to be written. Who never had any otherInfo may be shown without, and so may somebody of whom an answer leaves it
+// out by mistake: written from that, all that is not ours would be lost. So an answer without, or with an empty one where the
+// list shows some, is asked for once more. Two that say it is null or empty are believed, since people may have emptied it after the list was
+// read; one that leaves it out is believed only of somebody of whom the list shows none either (see merge).
+func (r *run) readWhole(ctx context.Context, c state.Claimed) (bln.User, error) {
+	u, err := r.BLN.User(ctx, c.UserID)
+	if err == nil && u.OtherInfoErr == nil && len(u.OtherInfo.Keys()) == 0 && (!u.HasOtherInfo || !r.listedEmpty(c)) {
+		return r.BLN.User(ctx, c.UserID)
+	}
+	return u, err
+}
+
+// listedEmpty says whether the list of users has shown no otherInfo of a user.
+func (r *run) listedEmpty(c state.Claimed) bool {
+	return bytes.Equal(c.ListedContent, r.directoryUser(bln.User{}).ListedContent)
 }
 
 // heldUp tells of a write that it did not leave in time, or met a 429: it was certainly not carried out, and by now others
@@ -196,6 +232,9 @@ type merged struct {
 func (r *run) merge(user bln.User, c state.Claimed) (m merged, problem string) {
 	if user.OtherInfoErr != nil {
 		return m, "its otherInfo cannot be read without loss: " + user.OtherInfoErr.Error()
+	}
+	if !user.HasOtherInfo && !r.listedEmpty(c) {
+		return m, leftOut
 	}
 	layout := r.Settings.Layout
 	m.before = user.OtherInfo
@@ -314,6 +353,9 @@ func (w *writer) send(ctx context.Context, c state.Claimed, m merged, read time.
 	if err != nil {
 		// Unsettled: the entry stays open and is looked into before this user is written again.
 		return false, fmt.Errorf("read back after a write: %w", err)
+	}
+	if w.silent(m.before, now) {
+		return false, errSilent
 	}
 	landed := w.shows(now, c.WantedDigest)
 	damage := w.damage(m.before, now)
@@ -468,12 +510,17 @@ func (w *writer) refused(ctx context.Context, c state.Claimed, in *state.Intent,
 	return putErr
 }
 
+// shows says whether an answer shows what has that digest under our keys. One without otherInfo shows nothing, not even a clear.
 func (r *run) shows(u bln.User, digest []byte) bool {
-	return u.OtherInfoErr == nil && bytes.Equal(r.Settings.Layout.Seen(u.OtherInfo.Get), digest)
+	return u.HasOtherInfo && u.OtherInfoErr == nil && bytes.Equal(r.Settings.Layout.Seen(u.OtherInfo.Get), digest)
 }
 
-// damage lists the foreign keys that are missing or changed. A key that somebody added meanwhile is none.
+// damage lists the foreign keys that are missing or changed. A key that somebody added meanwhile is none, and nothing is known by an answer
+// that is silent.
 func (r *run) damage(before bln.OtherInfo, now bln.User) []bln.Change {
+	if r.silent(before, now) {
+		return nil
+	}
 	if now.OtherInfoErr != nil {
 		return []bln.Change{{Key: "otherInfo", Kind: bln.Changed}}
 	}

@@ -58,7 +58,7 @@ func (r *run) auditNext(ctx context.Context) (verdict, error) {
 				unread = append(unread, u.UserID)
 				r.Log.Warn("a user could not be audited and will be tomorrow", "bridge", r.Name, "user", u.UserID, "problem", err)
 				return nil
-			case user.OtherInfoErr == nil: // what cannot be read is no drift: the next write will tell
+			case user.HasOtherInfo && user.OtherInfoErr == nil: // what is not shown, or cannot be read, is no drift: the next write will tell
 				audit.Seen = r.Settings.Layout.Seen(user.OtherInfo.Get)
 			}
 			audits = append(audits, audit)

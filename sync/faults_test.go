@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -650,6 +651,142 @@ func TestAWriteThatMayStillArriveStaysOpen(t *testing.T) {
 			w.foreignKept(t, foreign)
 			if states := w.settledJournal(t); !maps.Equal(states, want) {
 				t.Errorf("journal %v, want %v", states, want)
+			}
+		})
+	}
+}
+
+// leavesOut is a transport whose answers about one member leave otherInfo out, as long as still says so.
+func leavesOut(t *testing.T, still func(r *http.Request) bool) swapped {
+	return func(r *http.Request, body []byte) *http.Response {
+		if !readsOne(r) || !still(r) {
+			return nil
+		}
+		var user map[string]json.RawMessage
+		if err := json.Unmarshal(body, &user); err != nil {
+			t.Error(err)
+		}
+		delete(user, "otherInfo")
+		short, err := json.Marshal(user)
+		if err != nil {
+			t.Error(err)
+		}
+		return inPlaceOf(r, http.StatusOK, string(short))
+	}
+}
+
+// Rule 1 and trap 52: an answer that leaves otherInfo out says nothing about it. Where the list has shown some, nothing is written from it.
+func TestAnAnswerWithoutOtherInfoDestroysNothing(t *testing.T) {
+	t.Parallel()
+	const theirs = `{"jobTitle":"Welder","Cohort":"2024"}`
+	for name, c := range map[string]struct {
+		has     string // what others have stored of the user
+		answers int32  // that leave it out
+		emptied string // what others replace it by when it was listed
+		reads   int    // that are made, by one who is held at least
+		held    bool
+	}{
+		"one answer":                      {has: theirs, answers: 1, reads: 2},
+		"a few":                           {has: theirs, answers: 3, reads: 4},
+		"all":                             {has: theirs, answers: 1000, reads: 8, held: true},
+		"who never had any is written":    {has: "", answers: 1000, reads: 2},
+		"whom people emptied is written":  {has: theirs, emptied: "{}", reads: 2},
+		"who was set to null, is written": {has: theirs, emptied: "null", reads: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{})
+			user := w.addSpeaker(c.has)
+			// Who failed is tried again at once.
+			w.exec(t, `CREATE FUNCTION at_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.retry_at = now(); RETURN NEW; END $$`)
+			w.exec(t, `CREATE TRIGGER at_once BEFORE UPDATE ON directory_users FOR EACH ROW WHEN (NEW.attempts > OLD.attempts) EXECUTE FUNCTION at_once()`)
+			if c.emptied != "" {
+				var once sync.Once
+				w.Change(func(o *simulator.Options) {
+					o.OnRequest = func(s *simulator.Simulator, endpoint string, _ int) {
+						if endpoint == "bln users.get" {
+							once.Do(func() { s.SetOtherInfo(user, c.emptied) })
+						}
+					}
+				})
+			}
+			foreign := w.ForeignDigests("namecoach")
+			var left atomic.Int32
+			left.Store(c.answers)
+			b := w.process(t, w.BLNURL(), w.db, leavesOut(t, func(*http.Request) bool { return left.Add(-1) >= 0 }))
+			res, err := b.Backfill(t.Context(), time.Time{})
+			if err != nil || res.Status != state.Done || res.Failed != 0 || (res.Held.Unwritable == 1) != c.held || (res.Written == 1) == c.held {
+				t.Errorf("%+v, %v; want held: %v", res, err, c.held)
+			}
+			if detail := w.holds(t)[fmt.Sprint(user)].detail; strings.Contains(detail, "leaves otherInfo out") != c.held {
+				t.Errorf("held since %q", detail)
+			}
+			// A run that takes over who has failed so far begins to count anew.
+			if n := w.asked("bln users.get"); n < c.reads || n > c.reads && !c.held {
+				t.Errorf("%d readings, want %d", n, c.reads)
+			}
+			if n := w.asked("bln users.put"); n > 0 && c.held {
+				t.Errorf("%d PUTs", n)
+			}
+			if c.emptied == "" {
+				w.foreignKept(t, foreign)
+			}
+			w.settledJournal(t)
+		})
+	}
+}
+
+// Rule 2: nor is it known by such an answer what a write has left. It is neither the loss of everything, nor the proof that all is well.
+func TestAnAnswerWithoutOtherInfoSettlesNoWrite(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		put, answers int // so many answers leave it out after that PUT
+		damages      bool
+		aged         bool // the write is old when it is looked into again
+		journal      string
+	}{
+		"one, after a write":                      {put: 1, answers: 1, journal: state.Verified},
+		"all of one look, after a write":          {put: 1, answers: 3, journal: state.Verified},
+		"one, after a write that did damage":      {put: 1, answers: 1, damages: true, journal: state.Restored},
+		"all of one look, after one with damage":  {put: 1, answers: 3, damages: true, journal: state.Restored},
+		"one, after damage was put back":          {put: 2, answers: 1, damages: true, journal: state.Restored},
+		"for longer than can be told who changed": {put: 1, answers: 1000, aged: true, journal: state.Damaged},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, simulator.Options{PutAnswer: simulator.Short})
+			if c.damages {
+				w.Change(func(o *simulator.Options) { o.DropForeignKeyOnPut = simulator.Tamper{At: 1} })
+			}
+			w.addSpeaker(`{"jobTitle":"Welder","Cohort":"2024"}`)
+			foreign := w.ForeignDigests("namecoach")
+			left := c.answers
+			b := w.process(t, w.BLNURL(), w.db, leavesOut(t, func(*http.Request) bool {
+				if w.asked("bln users.put") < c.put {
+					return false
+				}
+				left--
+				if c.aged && left == c.answers-3 {
+					w.exec(t, `UPDATE journal SET created_at = created_at - interval '1 hour'`)
+				}
+				return left >= 0
+			}))
+			res, err := b.Backfill(t.Context(), time.Time{})
+			if c.journal != state.Verified {
+				w.halted(t, res, err)
+			} else if err != nil || res.Written != 1 || res.Failed != 0 {
+				t.Errorf("%+v, %v", res, err)
+			}
+			puts := 1
+			if c.damages {
+				puts = 2
+			}
+			if n := w.asked("bln users.put"); n != puts {
+				t.Errorf("%d PUTs, want %d", n, puts)
+			}
+			w.foreignKept(t, foreign)
+			if states := w.settledJournal(t); states[c.journal] != 1 || len(states) != 1 {
+				t.Errorf("journal %v, want one %s", states, c.journal)
 			}
 		})
 	}

@@ -55,7 +55,7 @@ func (w *writer) foresee(ctx context.Context, users []state.Claimed) (*remains, 
 	group.SetLimit(max(w.Settings.Concurrency, 1))
 	for _, c := range users {
 		group.Go(func() error {
-			user, err := w.BLN.User(each, c.UserID)
+			user, err := w.readWhole(each, c)
 			if isGone(err) {
 				return w.run.markGone(each, c.UserID)
 			}

@@ -86,7 +86,7 @@ func (w *writer) putBack(ctx context.Context, user int64, before bln.OtherInfo, 
 			try++
 		}
 		u, err := w.BLN.User(ctx, user)
-		if seen = err == nil; !seen {
+		if seen = err == nil && !w.silent(before, u); !seen {
 			continue
 		}
 		read = time.Now()
@@ -215,6 +215,12 @@ func (w *writer) lookInto(ctx context.Context, entries []state.OpenEntry, rest *
 		return errors.Join(w.closeAll(open, note), w.markGone(work, oldest.UserID))
 	case err != nil:
 		return fmt.Errorf("read a user with an unsettled write: %w", err)
+	}
+	if w.silent(oldest.before, now) {
+		if oldest.Age > restoreWithin { // it does not pass: a person is to see what is there
+			return w.restore(oldest.OpenEntry, oldest.before, now, oldest.before.Changes(bln.OtherInfo{}, w.Settings.Layout.Owns), true)
+		}
+		return errSilent
 	}
 	if done, err := w.settleSeen(open, now, note); done || err != nil {
 		return err
