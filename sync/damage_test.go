@@ -364,7 +364,7 @@ func TestAClearIsVerifiedByWhatIsSeenNotByWhatAnAnswerLeavesOut(t *testing.T) {
 				t.Fatal(err)
 			}
 			// The voice turns out to be another's: it moves there, and is cleared here.
-			second := w.AddUser(simulator.NewUser{Username: "second@school.example", Created: time.Now().Add(-time.Hour)})
+			second := w.AddUser(simulator.NewUser{Username: "second@school.example", OtherInfo: "{}", Created: time.Now().Add(-time.Hour)})
 			for _, p := range w.Participants() {
 				w.DeleteParticipant(p.ID)
 			}

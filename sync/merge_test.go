@@ -100,7 +100,7 @@ func TestAWriteHoldsEveryForeignKeyByteForByteOrIsNotMade(t *testing.T) {
 				}
 				f := drawFragment(t, l)
 				seen := l.Seen(before.Get)
-				m, problem := r.merge(bln.User{OtherInfo: before}, claimOf(t, f, rapid.SampledFrom([][]byte{seen, []byte("another digest")}).Draw(t, "applied")))
+				m, problem := r.merge(bln.User{HasOtherInfo: true, OtherInfo: before}, claimOf(t, f, rapid.SampledFrom([][]byte{seen, []byte("another digest")}).Draw(t, "applied")))
 				if strings.Contains(problem, secret) || strings.Contains(problem, "@") {
 					t.Fatalf("the problem tells a value: %s", problem)
 				}
@@ -198,7 +198,7 @@ func TestAHundredPropertiesAreTheMost(t *testing.T) {
 				o = o.With(fmt.Sprint("k", i), json.RawMessage(`"`+secret+`"`))
 			}
 			r := &run{Bridge: &Bridge{Settings: Settings{Layout: c.layout, MergingServer: merging}}}
-			_, problem := r.merge(bln.User{OtherInfo: o}, state.Claimed{Action: string(Write), Wanted: json.RawMessage(`{"name_badge_link":"https://b"}`), WantedDigest: []byte("x")})
+			_, problem := r.merge(bln.User{HasOtherInfo: true, OtherInfo: o}, state.Claimed{Action: string(Write), Wanted: json.RawMessage(`{"name_badge_link":"https://b"}`), WantedDigest: []byte("x")})
 			if (problem == "") != c.fits || !c.fits && !strings.Contains(problem, "100") {
 				t.Errorf("flat %t, merging %t, %d properties: %q", c.layout.Flat, merging, c.n, problem)
 			}
@@ -210,7 +210,7 @@ func TestAHundredPropertiesAreTheMost(t *testing.T) {
 		o = o.With(fmt.Sprint("k", i), json.RawMessage("1"))
 	}
 	r := &run{Bridge: &Bridge{Settings: Settings{Layout: nested}}}
-	if _, problem := r.merge(bln.User{OtherInfo: o}, state.Claimed{Action: string(Write), Wanted: json.RawMessage(`{"name_badge_link":"https://b"}`), WantedDigest: []byte("x")}); problem != "" {
+	if _, problem := r.merge(bln.User{HasOtherInfo: true, OtherInfo: o}, state.Claimed{Action: string(Write), Wanted: json.RawMessage(`{"name_badge_link":"https://b"}`), WantedDigest: []byte("x")}); problem != "" {
 		t.Error(problem)
 	}
 }
