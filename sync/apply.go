@@ -166,13 +166,13 @@ func (r *run) silent(before bln.OtherInfo, now bln.User) bool {
 	return !now.HasOtherInfo && len(before.Changes(bln.OtherInfo{}, r.Settings.Layout.Owns)) > 0
 }
 
-// readWhole reads a user to be written. Who never had any otherInfo may be shown without, and so may somebody of whom an answer leaves it
-// out by mistake: written from that, all that is not ours would be lost. So an answer without, or with an empty one where the
-// list shows some, is asked for once more. Two that say it is null or empty are believed, since people may have emptied it after the list was
-// read; one that leaves it out is believed only of somebody of whom the list shows none either (see merge).
+// readWhole reads a user to be written. Who has no otherInfo may be shown without, and so may somebody of whom an answer leaves
+// it out by mistake: written from that, all that is not ours would be lost. So an answer without, or with an empty one, where the list shows
+// some is asked for once more. Two that say it is null or empty are believed, since people may have emptied it after the list was read; one that
+// leaves it out is not (see merge).
 func (r *run) readWhole(ctx context.Context, c state.Claimed) (bln.User, error) {
 	u, err := r.BLN.User(ctx, c.UserID)
-	if err == nil && u.OtherInfoErr == nil && len(u.OtherInfo.Keys()) == 0 && (!u.HasOtherInfo || !r.listedEmpty(c)) {
+	if err == nil && u.OtherInfoErr == nil && len(u.OtherInfo.Keys()) == 0 && !r.listedEmpty(c) {
 		return r.BLN.User(ctx, c.UserID)
 	}
 	return u, err
