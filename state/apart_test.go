@@ -359,6 +359,8 @@ func writing(t *testing.T, db *pgxpool.Pool, bridge string, run, owner uuid.UUID
 	if len(open) != 1 || open[0].UserID != 3 {
 		t.Errorf("unsettled: %+v", open)
 	}
+	_, _, err = state.ClaimedWish(ctx, db, bridge, 3, open[0].Fence)
+	do("ClaimedWish", err)
 	exec(t, db, `UPDATE directory_users SET audit_at = now() - interval '1 minute' WHERE bridge = $1 AND audit_at IS NOT NULL`, bridge)
 	audited, err := state.NextAudits(ctx, db, bridge, 10)
 	do("NextAudits", err)
