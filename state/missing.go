@@ -18,12 +18,12 @@ func Now(ctx context.Context, q Querier) (now time.Time, err error) {
 }
 
 // tookBadge and tookRecording say of a row c that came after another person's row m of the same event that it is m with its address corrected,
-// should m be gone. That takes m's voice: its recording. A badge link alone may be a page that everybody in the event has; it tells only of a
-// row without a recording, and only where nobody else there has it. Whatever else became of m, censuses tell.
+// should m be gone. A badge link is a person's own; where a third person there has it, it is a page of the event, and only the recording
+// tells. Whatever else became of m, censuses tell.
 const (
 	tookBadge = `c.person <> m.person AND m.name_badge_link <> '' AND c.name_badge_link <> '' AND c.name_badge_link = m.name_badge_link
 		AND (m.recording_link <> '' AND split_part(c.recording_link, '?', 1) = split_part(m.recording_link, '?', 1)
-			OR m.recording_link = '' AND NOT EXISTS (SELECT 1 FROM participants o WHERE o.bridge = $1 AND o.name_badge_link <> '' AND o.name_badge_link = m.name_badge_link
+			OR NOT EXISTS (SELECT 1 FROM participants o WHERE o.bridge = $1 AND o.name_badge_link <> '' AND o.name_badge_link = m.name_badge_link
 				AND o.event_access_code = m.event_access_code AND o.person <> m.person AND o.person <> c.person AND NOT o.replaced))`
 	tookRecording = `c.person <> m.person AND m.recording_id <> '' AND c.recording_id <> '' AND c.recording_id = m.recording_id`
 )
@@ -31,7 +31,7 @@ const (
 // MarkMissing notes the rows that were not seen since before, by a walk or questions begun then that should have brought all
 // rows (of those asked about, or of everybody where that is nil). Absence is not evidence: a missing row speaks on,
 // unless a row of the same event that came after it was last seen stands in its place, and says as much: one of the same person,
-// or one of somebody else with its recording (or with its badge, where it has no recording). Then it speaks for nobody, and the link of a
+// or one of somebody else with its recording (or with its badge, where no third person has that). Then it speaks for nobody, and the link of a
 // person who has no other row ends: at once and not after as many censuses as others take, since the voice would stand at somebody else's
 // record until then. The row that came is the evidence; that the other is not shown says only that they are no twins, so whoever asks
 // asks twice before. Run it under LockParticipants.

@@ -113,7 +113,7 @@ func (r *run) ask(ctx context.Context) (verdict, error) {
 }
 
 // settleDoubts asks NameCoach about the people whom the rows that just came put in doubt: a row that looks like another of
-// the same person, or has somebody else's recording, may have taken its place. What two answers do not show
+// the same person, or has somebody else's badge or recording, may have taken its place. What two answers do not show
 // is missing, and replaced where a row that came later stands in its place.
 func (r *run) settleDoubts(ctx context.Context) error {
 	// Rows that somebody stores just now are among the suspects, or keep their doubts.
