@@ -202,20 +202,23 @@ func (w *writer) markGone(ctx context.Context, user int64) error {
 	return database(w.run.markGone(ctx, user))
 }
 
-// markGone is the only one of this process that waits for whoever stores participants: each who waits holds a connection.
 func (r *run) markGone(ctx context.Context, user int64) error {
+	return r.mark(ctx, func(tx pgx.Tx) error { return state.MarkGone(ctx, tx, r.Name, user) })
+}
+
+// mark stores what reading a user has shown of whose it is. One at a time of this process waits for whoever stores participants: each who
+// waits holds a connection.
+func (r *run) mark(ctx context.Context, do func(pgx.Tx) error) error {
 	r.marking.Lock()
 	defer r.marking.Unlock()
-	return state.InTx(ctx, r.DB, func(tx pgx.Tx) error { return state.MarkGone(ctx, tx, r.Name, user) })
+	return state.InTx(ctx, r.DB, do)
 }
 
 // rekey notes that a user bears other keys than those its people were linked by, in the very answer that a write would be made
 // from: whose voice belongs there is decided anew.
 func (w *writer) rekey(ctx context.Context, u state.DirectoryUser) error {
 	w.gone.Add(1)
-	w.marking.Lock()
-	defer w.marking.Unlock()
-	return database(state.InTx(ctx, w.DB, func(tx pgx.Tx) error { return state.Rekey(ctx, tx, w.Name, u) }))
+	return database(w.mark(ctx, func(tx pgx.Tx) error { return state.Rekey(ctx, tx, w.Name, u) }))
 }
 
 // merged is a user's otherInfo before a write, and what the write is.

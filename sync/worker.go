@@ -54,7 +54,7 @@ type lease struct {
 	// What is to be given back is chosen while no claim is on its way: of those the database knows more than we do.
 	claiming sync.RWMutex // for reading: from a claim's statement until it is held
 	held     sync.Map     // claim → nothing
-	marking  sync.Mutex   // one user at a time is noted as gone
+	marking  sync.Mutex   // one user at a time is noted as gone, or as bearing other keys
 	// unreleased: something may be claimed that nobody is at work on; the next heartbeat gives it back.
 	unreleased atomic.Bool
 }
