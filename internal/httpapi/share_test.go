@@ -123,6 +123,9 @@ func TestSharesNeverAddUpToMoreThanTheBound(t *testing.T) {
 					workers.Go(func() {
 						for ctx.Err() == nil {
 							_, _, _ = c.Fetch(ctx, get("a"))
+							if busy == 0 { // a timer of no time kills the race detector in a bubble: CONTRIBUTING
+								continue
+							}
 							select { // the idle save up
 							case <-time.After(time.Duration(busy) * 10 * time.Second):
 							case <-ctx.Done():
