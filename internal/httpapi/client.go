@@ -346,7 +346,13 @@ func (c *Client) attempt(ctx context.Context, r Request, u *url.URL) (*Response,
 		GetConn: func(string) { wanted.Store(true) },
 		GotConn: func(got httptrace.GotConnInfo) {
 			connected.Store(true)
-			ask(got.Conn, func() bool { return c.mayLeave(r) })
+			ask(got.Conn, func() bool {
+				may := c.mayLeave(r)
+				if !may {
+					cancel(ErrLate) // net/http may tell instead that the connection is closed, which it closes for this
+				}
+				return may
+			})
 		},
 	})
 	if !r.NotAfter.IsZero() {

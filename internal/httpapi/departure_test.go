@@ -53,7 +53,7 @@ func TestAWriteWhoseTimeIsOverWhenItHasAConnectionIsNotSent(t *testing.T) {
 			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { over.Store(true) }})
 			var fail *Error
 			if _, _, err := bound.Fetch(ctx, put("b")); !errors.As(err, &fail) || !errors.Is(err, ErrLate) || fail.Unknown {
-				t.Errorf("%s, reused %t: got %#v", name, reused, err)
+				t.Errorf("%s, reused %t: got %#v (%v)", name, reused, err, err)
 			}
 			if n := arrived.Load() - before; n != 0 {
 				t.Errorf("%s, reused %t: %d requests arrived", name, reused, n)
