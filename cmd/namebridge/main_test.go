@@ -79,7 +79,7 @@ func (p *place) run(t *testing.T, args ...string) outcome {
 
 func (p *place) runIn(ctx context.Context, args ...string) outcome {
 	var stdout, stderr bytes.Buffer
-	code := run(ctx, args, p.env, &stdout, &stderr)
+	code := run(ctx, append([]string{}, args...), p.env, &stdout, &stderr) // in place of nil cobra takes the test program's own
 	return outcome{code, stdout.String(), stderr.String()}
 }
 
