@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"namebridge/internal/postgres"
@@ -30,10 +31,18 @@ import (
 // Migrate brings the database at databaseURL to the schema that a test needs.
 type Migrate func(ctx context.Context, databaseURL string) error
 
-// New is a pool of connections, as a process has it, to a fresh database that migrate (a top-level function; nil for none) has run on. Both end with the test.
+// New is a pool of connections to a fresh database that migrate (a top-level function; nil for none) has run on. Both end with the test. It is as a
+// process has it, but that a transaction in which a test stands still does not end by itself.
 func New(t testing.TB, migrate Migrate) *pgxpool.Pool {
 	t.Helper()
-	pool, err := state.Open(t.Context(), URL(t, migrate), 1)
+	opened, err := state.Open(t.Context(), URL(t, migrate), 1)
+	if err != nil {
+		t.Fatalf("connect to the test's database: %v", err)
+	}
+	cfg := opened.Config()
+	opened.Close()
+	cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "0"
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {
 		t.Fatalf("connect to the test's database: %v", err)
 	}
@@ -238,8 +247,7 @@ func (s *server) create(ctx context.Context, name, template string) error {
 		statement += " STRATEGY file_copy" // what 14 does without being asked; the default since logs every block
 	}
 	return s.do(ctx, func(ctx context.Context, c *pgx.Conn) error {
-		_, err := c.Exec(ctx, statement)
-		return err
+		return patiently(ctx, c, statement)
 	})
 }
 
@@ -248,8 +256,19 @@ func (s *server) drop(name string) error {
 }
 
 func dropDatabase(ctx context.Context, c *pgx.Conn, name string) error {
-	_, err := c.Exec(ctx, "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
-	return err
+	return patiently(ctx, c, "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
+}
+
+// patiently executes a statement that needs a database for itself. Postgres waits 5 s for whoever is still connected, and nobody waits for the
+// process of a connection that was closed: on a busy machine it is there for longer.
+func patiently(ctx context.Context, c *pgx.Conn, statement string) error {
+	for {
+		_, err := c.Exec(ctx, statement)
+		var pg *pgconn.PgError
+		if !errors.As(err, &pg) || pg.Code != "55006" || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 func (s *server) close() error {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
@@ -47,6 +48,39 @@ func TestMigrationsRunOnce(t *testing.T) {
 	testdb.URL(t, migrate)
 	if got := migrated.Load(); got != 1 {
 		t.Errorf("migrated %d times", got)
+	}
+}
+
+// left tells when the connection that lingering left open was closed.
+var left = make(chan error, 1)
+
+func lingering(ctx context.Context, databaseURL string) error {
+	c, err := pgx.Connect(ctx, databaseURL)
+	if err != nil {
+		return err
+	}
+	go func() {
+		time.Sleep(6 * time.Second) // Postgres waits for 5
+		left <- c.Close(context.WithoutCancel(ctx))
+		close(left)
+	}()
+	return nil
+}
+
+// The server's process of a connection that was closed may stand still for longer than Postgres waits for it.
+func TestADatabaseIsMadeAsSoonAsItsTemplateIsLeft(t *testing.T) {
+	t.Parallel()
+	testdb.URL(t, lingering)
+	if err := <-left; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestATransactionInWhichATestStandsStillGoesOn(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t, nil)
+	if is := pool.Config().ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"]; is != "0" {
+		t.Errorf("Postgres ends it after %s", is)
 	}
 }
 
