@@ -276,7 +276,7 @@ func (d *demo) namebridge(ctx context.Context, out io.Writer, args ...string) er
 	c.Stdout, c.Stderr = out, d.log
 	// A process group of its own: Ctrl-C is for us, and what the child would finish first is thrown away with the servers anyway.
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	c.WaitDelay = time.Second
+	c.WaitDelay = 10 * time.Second // a machine that stands still for a moment has cut off nothing
 	if err := c.Run(); err != nil {
 		return fmt.Errorf("namebridge %s: %w", strings.Join(args, " "), err)
 	}

@@ -43,11 +43,11 @@ func (w *watched) String() string {
 	return w.said.String()
 }
 
-// signalled runs the real program until something has arrived, sends it a signal, and gives what it said and how it ended.
-func signalled(t *testing.T, signal syscall.Signal) (said string, ended error) {
+// signalled runs the real program until something has arrived, sends it a signal, and gives its namebridge, what it said and how it ended.
+func signalled(t *testing.T, signal syscall.Signal) (binary, said string, ended error) {
 	t.Helper()
-	binary := namebridge(t)
-	c := exec.CommandContext(t.Context(), binary+"-demo", "demo", "--users", "60", "--for", "1h", "--binary", binary)
+	binary = instead(t, `exec "$real" serve`)
+	c := exec.CommandContext(t.Context(), namebridge(t)+"-demo", "demo", "--users", "60", "--for", "1h", "--binary", binary)
 	c.Env = append(os.Environ(), "DATABASE_URL="+testdb.URL(t, nil))
 	// Under nohup the program ignores a hangup, as it should: caught here, it is not ignored by our children.
 	caught := make(chan os.Signal, 1)
@@ -72,7 +72,7 @@ func signalled(t *testing.T, signal syscall.Signal) (said string, ended error) {
 		t.Fatal(err)
 	}
 	<-done
-	return out.String(), ended
+	return binary, out.String(), ended
 }
 
 func TestASignalEndsTheDemoCleanly(t *testing.T) {
@@ -80,11 +80,11 @@ func TestASignalEndsTheDemoCleanly(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGHUP} {
 		t.Run(fmt.Sprint(signal), func(t *testing.T) {
 			t.Parallel()
-			said, err := signalled(t, signal)
+			binary, said, err := signalled(t, signal)
 			if err != nil || !strings.Contains(said, "nothing is left behind") {
 				t.Errorf("%v\n%s", err, said)
 			}
-			gone(t, said)
+			gone(t, binary, said)
 		})
 	}
 }
@@ -95,7 +95,7 @@ func TestTheDaemonDoesNotOutliveADemoThatIsKilled(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells a child that its parent is gone")
 	}
-	said, err := signalled(t, syscall.SIGKILL)
+	_, said, err := signalled(t, syscall.SIGKILL)
 	if _, killed := errors.AsType[*exec.ExitError](err); !killed {
 		t.Fatalf("%v\n%s", err, said)
 	}
