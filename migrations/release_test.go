@@ -208,9 +208,7 @@ func TestTheReleaseBeforeRunsOnThePresentSchema(t *testing.T) {
 				content := w.content()
 				old := w.serve(was)
 				d := w.serve(program)
-				if err := w.ready(old); err != nil {
-					t.Errorf("%s: what runs already is not ready beside it any more: %v", step, err)
-				}
+				promtest.Eventually(t, within, step+": what runs already is ready beside it", func() error { return w.ready(old) })
 				w.unchanged(step+", nothing changed", content)
 				w.carry(5)
 				w.stop(old)

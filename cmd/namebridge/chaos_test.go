@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -88,6 +89,9 @@ var fivePercent = simulator.Faults{P5xx: .018, P429: .002, PReset: .01, PTruncat
 
 func (u tumult) run(t *testing.T) {
 	p := u.place(t, nil)
+	p.exec(t, `CREATE TABLE fired AS SELECT kind, due_at AS due, now() AS at FROM schedules WITH NO DATA`)
+	p.exec(t, `CREATE FUNCTION note_fired() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO fired VALUES (OLD.kind, OLD.due_at, now()); RETURN NULL; END'`)
+	p.exec(t, `CREATE TRIGGER fired AFTER UPDATE OF due_at ON schedules FOR EACH ROW EXECUTE FUNCTION note_fired()`)
 	p.Change(func(o *simulator.Options) { o.Faults = fivePercent })
 	began := time.Now()
 	f := u.replicas(t, p)
@@ -244,7 +248,7 @@ type fleet struct {
 	kills, starts, paused int
 	served                []stretch      // when one of those who are dead served the bridge
 	stalls                []stretch      // when the machine or the database did nothing for anybody
-	said                  map[string]int // by them, at warn and above
+	said                  map[string]int // by them, at warn and above, and that they take part again
 }
 
 type stretch struct{ from, to time.Time }
@@ -272,7 +276,7 @@ func (d *replica) Write(b []byte) (int, error) {
 			return len(b), nil
 		}
 		d.log = append(d.log, string(line))
-		var entry struct{ Level, Msg, Problem, HTTP string }
+		var entry struct{ Level, Msg, Problem, Err, Error, HTTP string } // River calls a problem err or error
 		switch err := json.Unmarshal(line, &entry); {
 		case err != nil:
 			d.said["NO LOG LINE: "+string(line)]++
@@ -280,8 +284,8 @@ func (d *replica) Write(b []byte) (int, error) {
 			d.address = entry.HTTP
 		case entry.Msg == "a bridge is served" && !d.paused:
 			d.served = time.Now()
-		case entry.Level != "INFO":
-			d.said[strings.TrimSpace(entry.Level+" "+entry.Msg+" "+entry.Problem)]++
+		case entry.Level != "INFO" || entry.Msg == "takes part in the work again":
+			d.said[strings.TrimSpace(entry.Level+" "+entry.Msg+" "+cmp.Or(entry.Problem, entry.Err, entry.Error))]++
 		}
 		d.line = rest
 	}
@@ -309,7 +313,7 @@ func (p *place) command(t *testing.T, program string, args ...string) *exec.Cmd 
 	return c
 }
 
-// killUntil kills one replica after the other and starts it again: every other time while a request is on its way.
+// killUntil kills one replica after the other and starts it again, at least one: every other time while a request is on its way.
 func (f *fleet) killUntil(ctx context.Context, dice *rand.Rand) {
 	f.t.Helper()
 	least, most := min(killFirst, *chaos/4), min(killLast, *chaos/2)
@@ -318,7 +322,9 @@ func (f *fleet) killUntil(ctx context.Context, dice *rand.Rand) {
 		select {
 		case <-time.After(least + time.Duration(dice.Int64N(int64(most-least)))):
 		case <-ctx.Done():
-			return
+			if f.kills > 0 {
+				return
+			}
 		}
 		if f.pauses && dice.IntN(4) == 0 {
 			f.pause(ctx, victim)
@@ -550,7 +556,8 @@ func (u tumult) carriedOver(t *testing.T, p *place, w *watch) {
 		"jobs that were given up":                          `SELECT count(*) FROM river_job WHERE state IN ('discarded', 'cancelled')`,
 		"jobs that wait for a long time":                   `SELECT count(*) FROM river_job WHERE finalized_at IS NULL AND scheduled_at < now() - interval '1 minute'`,
 		"processes that said good-bye and are still there": `SELECT count(*) FROM workers WHERE heartbeat_at > now() - interval '3 seconds'`,
-		"cursors far from now":                             `SELECT 1 - count(*) FROM cursors WHERE stream = 'participants' AND until > now() - interval '30 seconds'`,
+		"cursors far behind the last collect": `SELECT 1 - count(*) FROM cursors WHERE stream = 'participants' AND
+			until > (SELECT max(started_at) FROM runs WHERE kind = 'collect' AND status = 'done') - interval '10 seconds'`,
 	} {
 		if n := p.sql(t, statement); n != 0 {
 			t.Errorf("%d %s", n, what)
@@ -643,11 +650,17 @@ func (f *fleet) finished(but ...string) {
 		if slices.ContainsFunc(but, func(begins string) bool { return strings.HasPrefix(what, begins) }) {
 			continue
 		}
+		if strings.HasPrefix(what, "ERROR the queue of jobs meets trouble") && strings.Contains(what, "deadline exceeded") {
+			continue // the database stood still for longer than River waits for it
+		}
 		if strings.HasPrefix(what, "ERROR") || strings.HasPrefix(what, "NO LOG LINE") {
 			f.t.Errorf("a replica said %s", what)
 		}
 	}
 }
+
+// mayIdle is how much later than due a run may begin: shorter than it would take if anybody waited for the lease of one who was killed.
+const mayIdle = (state.Lease - 2) * time.Second
 
 // onTime fails the test unless each schedule was fired once a tick, as long as anybody served the bridge.
 func (u tumult) onTime(t *testing.T, f *fleet, began time.Time) {
@@ -666,6 +679,12 @@ func (u tumult) onTime(t *testing.T, f *fleet, began time.Time) {
 			t.Errorf("there was no %s", kind)
 			continue
 		}
+		// Whoever is late starts a run shortly before the next is due, but nobody starts two for one time.
+		early := `SELECT count(*) FROM runs r LEFT JOIN fired f ON f.kind = r.kind AND f.at = r.started_at
+			WHERE r.kind = '` + kind + `' AND (f.due > r.started_at OR f.due IS NULL)`
+		if n := f.place.sql(t, early); n > 0 {
+			t.Errorf("%d runs (%s) were started before they were due", n, kind)
+		}
 		longest := time.Duration(0)
 		for i, run := range runs {
 			before := began
@@ -674,13 +693,10 @@ func (u tumult) onTime(t *testing.T, f *fleet, began time.Time) {
 				if run.from.Before(before.Add(-time.Second)) {
 					t.Errorf("a %s was started at %v while one was under way until %v", kind, run.from, before)
 				}
-				if run.from.Sub(runs[i-1].from) < tick/2 {
-					t.Errorf("two %ss were started in one tick: at %v and %v", kind, runs[i-1].from, run.from)
-				}
 			}
 			idle := f.servedWithin(stretch{before, run.from})
 			longest = max(longest, idle)
-			if idle > tick+2*time.Second {
+			if idle > tick+mayIdle {
 				t.Errorf("no %s was started for %v before %v, although the bridge was served", kind, idle, run.from)
 			}
 		}
