@@ -38,7 +38,7 @@ func audits(t testing.TB, db state.Querier, limit int) (ids []int64) {
 // A backfill writes everybody within hours: their audits must not all be due on one day.
 func TestFirstAuditsAreSpreadOverAMonth(t *testing.T) {
 	t.Parallel()
-	const users = 400
+	const users = 1000
 	db := directory(t, users)
 	shown(t, db, "x", upTo(users)...)
 	if due := audits(t, db, users); len(due) != 0 {
@@ -46,9 +46,9 @@ func TestFirstAuditsAreSpreadOverAMonth(t *testing.T) {
 	}
 	// Between two days and thirty, a quarter of them each week, give or take.
 	got := value[string](t, db, `SELECT concat_ws(' ', min(audit_at) > now() + interval '47 hours', max(audit_at) <= now() + interval '30 days',
-		min(n) > 60, max(n) < 140, count(*)) FROM (SELECT *, count(*) OVER (PARTITION BY width_bucket(audit_at, ARRAY[now() + interval '9 days', now() + interval '16 days', now() + interval '23 days'])) n
+		min(n) > 150, max(n) < 350, count(*)) FROM (SELECT *, count(*) OVER (PARTITION BY width_bucket(audit_at, ARRAY[now() + interval '9 days', now() + interval '16 days', now() + interval '23 days'])) n
 			FROM directory_users) d`)
-	if got != "t t t t 400" {
+	if got != "t t t t 1000" {
 		t.Errorf("spread: %s", got)
 	}
 }

@@ -303,7 +303,7 @@ func TestTidyingUpWaitsForNobody(t *testing.T) {
 			}
 			other, mine := open(t, db), open(t, db)
 			exec(t, other, c.lock)
-			exec(t, mine, `SET LOCAL lock_timeout = '1s'`)
+			exec(t, mine, `SET LOCAL lock_timeout = '10s'`)
 			must(t, c.do(t.Context(), mine))
 			must(t, mine.Commit(t.Context()))
 			if n := value[int](t, db, c.left); n != 1 {

@@ -154,6 +154,9 @@ func (w *world) silence(rt *rapid.T, p *process) {
 func (w *world) beat(rt *rapid.T, p *process) {
 	_, err := state.Heartbeat(rt.Context(), w.db, w.bridge, p.owner)
 	w.ask(rt, "beat", err)
+	// Who is silent is an action's to say, not a slow machine's.
+	_, err = w.db.Exec(rt.Context(), `UPDATE workers SET heartbeat_at = now() + interval '1 hour' WHERE bridge = $1 AND owner = $2`, w.bridge, p.owner)
+	w.ask(rt, "beat", err)
 	p.silent = false
 }
 

@@ -128,11 +128,12 @@ func wish(t testing.TB, db state.Querier, bridge string, by state.Wish, ws ...st
 	return get[int](t)(state.StoreWanted(t.Context(), db, bridge, by, ws))
 }
 
-// live is a process that has just given a sign of life.
+// live is a process that has just given a sign of life, and lives until it leaves or silence takes it: a test may stand still for longer than a lease.
 func live(t testing.TB, db state.Querier, bridge string) uuid.UUID {
 	t.Helper()
 	owner := uuid.New()
 	get[state.Company](t)(state.Heartbeat(t.Context(), db, bridge, owner))
+	silence(t, db, owner, -3600)
 	return owner
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"namebridge/state"
 )
@@ -55,14 +56,14 @@ func TestARunIsQuarantinedWhileWhatItHasStagedIsStillWanted(t *testing.T) {
 func TestReplicasAreTheLiveProcessesDaemonsFirst(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a")
-	helper, daemon, dead := uuid.New(), uuid.New(), uuid.New()
-	for _, owner := range []uuid.UUID{helper, daemon, dead} {
-		get[state.Company](t)(state.Heartbeat(t.Context(), db, "a", owner))
-	}
+	helper, daemon, dead := live(t, db, "a"), live(t, db, "a"), live(t, db, "a")
 	must(t, state.NoteServing(t.Context(), db, "a", daemon))
-	exec(t, db, `UPDATE workers SET heartbeat_at = now() - interval '13 seconds' WHERE owner = $1`, dead)
-	get[state.Company](t)(state.Heartbeat(t.Context(), db, "a", daemon)) // it stays one
-	got := get[[]state.Replica](t)(state.Replicas(t.Context(), db, "a"))
+	silence(t, db, dead, state.Lease+1)
+	var got []state.Replica
+	undone(t, db, func(tx pgx.Tx) { // in which no time passes
+		get[state.Company](t)(state.Heartbeat(t.Context(), tx, "a", daemon)) // it stays one
+		got = get[[]state.Replica](t)(state.Replicas(t.Context(), tx, "a"))
+	})
 	if len(got) != 2 || got[0].Owner != daemon || !got[0].Serves || got[1].Owner != helper || got[1].Serves {
 		t.Errorf("%+v", got)
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"namebridge/state"
 )
@@ -29,20 +30,22 @@ func TestAHeartbeatTellsWhoElseServesTheBridge(t *testing.T) {
 		for _, bridge := range []string{name, "beside " + name} {
 			get[state.Bridge](t)(state.EnsureBridge(t.Context(), db, bridge, 1))
 		}
-		live(t, db, "beside "+name)
-		for _, seconds := range c.silent {
-			silence(t, db, live(t, db, name), seconds)
-		}
-		owner := uuid.New()
-		for range 2 { // who asks is no company to itself
-			if got := get[state.Company](t)(state.Heartbeat(t.Context(), db, name, owner)); got != c.want {
-				t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		undone(t, db, func(db pgx.Tx) { // in which no time passes
+			live(t, db, "beside "+name)
+			for _, seconds := range c.silent {
+				silence(t, db, live(t, db, name), seconds)
 			}
-		}
-		must(t, state.Leave(t.Context(), db, name, owner))
-		if n := value[int](t, db, `SELECT count(*) FROM workers WHERE bridge = $1`, name); n != len(c.silent) {
-			t.Errorf("%s: %d are left when it leaves", name, n)
-		}
+			owner := uuid.New()
+			for range 2 { // who asks is no company to itself
+				if got := get[state.Company](t)(state.Heartbeat(t.Context(), db, name, owner)); got != c.want {
+					t.Errorf("%s: %+v, want %+v", name, got, c.want)
+				}
+			}
+			must(t, state.Leave(t.Context(), db, name, owner))
+			if n := value[int](t, db, `SELECT count(*) FROM workers WHERE bridge = $1`, name); n != len(c.silent) {
+				t.Errorf("%s: %d are left when it leaves", name, n)
+			}
+		})
 	}
 }
 
@@ -67,56 +70,58 @@ func TestAProcessSilentForADayIsForgotten(t *testing.T) {
 func TestJobsThatNobodyWorksOnAreTakenUp(t *testing.T) {
 	t.Parallel()
 	db := fresh(t, "a", "b")
-	owner, other, silent, gone := live(t, db, "a"), live(t, db, "a"), live(t, db, "a"), live(t, db, "a")
-	silence(t, db, silent, state.Lease-2)
-	silence(t, db, gone, state.Lease+1)
-	elsewhere := live(t, db, "b")
-	var running []int64
-	ids := map[string]int64{}
-	want := map[string]string{}
-	for name, c := range map[string]struct {
-		queue, state string
-		by           uuid.UUID
-		ago          float64
-		running      bool
-		taken        bool
-	}{
-		"of a process that is gone":              {"a", "running", gone, 1, false, true},
-		"of one that was never heard of":         {"a_bulk", "running", uuid.New(), 1, false, true},
-		"of one that serves another bridge only": {"a_now", "running", elsewhere, 3600, false, true},
-		"of one that lives":                      {"a", "running", other, 3600, false, false},
-		"of one that is silent for a moment":     {"a", "running", silent, 3600, false, false},
-		"its own, at work":                       {"a", "running", owner, 3600, true, false},
-		"its own, nobody is at it":               {"a", "running", owner, 11, false, true},
-		"its own, perhaps about to begin or end": {"a", "running", owner, 5, false, false},
-		"waiting":                                {"a", "available", gone, 60, false, false},
-		"failed":                                 {"a", "retryable", gone, 60, false, false},
-		"of another bridge":                      {"b", "running", gone, 60, false, false},
-		"of a bridge whose name begins the same": {"ab", "running", gone, 60, false, false},
-	} {
-		ids[name] = job(t, db, c.queue, c.state, c.by, c.ago)
-		if c.running {
-			running = append(running, ids[name])
+	undone(t, db, func(db pgx.Tx) { // in which no time passes
+		owner, other, silent, gone := live(t, db, "a"), live(t, db, "a"), live(t, db, "a"), live(t, db, "a")
+		silence(t, db, silent, state.Lease-2)
+		silence(t, db, gone, state.Lease+1)
+		elsewhere := live(t, db, "b")
+		var running []int64
+		ids := map[string]int64{}
+		want := map[string]string{}
+		for name, c := range map[string]struct {
+			queue, state string
+			by           uuid.UUID
+			ago          float64
+			running      bool
+			taken        bool
+		}{
+			"of a process that is gone":              {"a", "running", gone, 1, false, true},
+			"of one that was never heard of":         {"a_bulk", "running", uuid.New(), 1, false, true},
+			"of one that serves another bridge only": {"a_now", "running", elsewhere, 3600, false, true},
+			"of one that lives":                      {"a", "running", other, 3600, false, false},
+			"of one that is silent for a moment":     {"a", "running", silent, 3600, false, false},
+			"its own, at work":                       {"a", "running", owner, 3600, true, false},
+			"its own, nobody is at it":               {"a", "running", owner, 11, false, true},
+			"its own, perhaps about to begin or end": {"a", "running", owner, 5, false, false},
+			"waiting":                                {"a", "available", gone, 60, false, false},
+			"failed":                                 {"a", "retryable", gone, 60, false, false},
+			"of another bridge":                      {"b", "running", gone, 60, false, false},
+			"of a bridge whose name begins the same": {"ab", "running", gone, 60, false, false},
+		} {
+			ids[name] = job(t, db, c.queue, c.state, c.by, c.ago)
+			if c.running {
+				running = append(running, ids[name])
+			}
+			want[name] = c.state + " 2"
+			if c.taken {
+				want[name] = "available 1" // the attempt was none
+			}
 		}
-		want[name] = c.state + " 2"
-		if c.taken {
-			want[name] = "available 1" // the attempt was none
+		taken := get[int64](t)(state.RescueJobs(t.Context(), db, "a", owner, running))
+		got := map[string]string{}
+		for name, id := range ids {
+			got[name] = value[string](t, db, `SELECT concat_ws(' ', state, attempt) FROM river_job WHERE id = $1`, id)
 		}
-	}
-	taken := get[int64](t)(state.RescueJobs(t.Context(), db, "a", owner, running))
-	got := map[string]string{}
-	for name, id := range ids {
-		got[name] = value[string](t, db, `SELECT concat_ws(' ', state, attempt) FROM river_job WHERE id = $1`, id)
-	}
-	if diff := cmp.Diff(want, got); diff != "" || taken != 4 {
-		t.Errorf("%d were taken up: %s", taken, diff)
-	}
-	if n := value[int](t, db, `SELECT count(*) FROM river_job WHERE state = 'available' AND attempt = 1 AND scheduled_at > now()`); n != 0 {
-		t.Errorf("%d of them are to be done later", n)
-	}
-	if n := get[int64](t)(state.RescueJobs(t.Context(), db, "a", owner, running)); n != 0 {
-		t.Errorf("%d were taken up twice", n)
-	}
+		if diff := cmp.Diff(want, got); diff != "" || taken != 4 {
+			t.Errorf("%d were taken up: %s", taken, diff)
+		}
+		if n := value[int](t, db, `SELECT count(*) FROM river_job WHERE state = 'available' AND attempt = 1 AND scheduled_at > now()`); n != 0 {
+			t.Errorf("%d of them are to be done later", n)
+		}
+		if n := get[int64](t)(state.RescueJobs(t.Context(), db, "a", owner, running)); n != 0 {
+			t.Errorf("%d were taken up twice", n)
+		}
+	})
 }
 
 func TestJobsThatWaitAfterAFailureAreWokenAndNoOthers(t *testing.T) {
