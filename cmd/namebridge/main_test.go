@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -789,8 +790,9 @@ func TestAnInterruptedBackfillSaysHowToGoOn(t *testing.T) {
 	t.Parallel()
 	ctx, interrupt := context.WithCancel(t.Context())
 	p := newPlace(t, simulator.Options{Seed: 5, Users: 100, OnRequest: func(_ *simulator.Simulator, endpoint string, n int) {
-		if endpoint == "bln users.put" && n == 20 {
+		if endpoint == "bln users.put" && n >= 20 {
 			interrupt()
+			time.Sleep(time.Second) // so that not everything is written before it comes to a stop
 		}
 	}})
 	o := p.runIn(ctx, "backfill", "--since", "2001-02-03", "-o", "json").
@@ -804,6 +806,7 @@ func TestAnInterruptedBackfillSaysHowToGoOn(t *testing.T) {
 	if last := runs[0].(map[string]any); last["status"] != "failed" || last["error"] != "interrupted" {
 		t.Errorf("status calls the run %v: %v", last["status"], last["error"])
 	}
+	p.Change(func(o *simulator.Options) { o.OnRequest = nil })
 	again := p.run(t, "backfill", "--since", "2001-02-03", "-o", "json").ends(t, 0).object(t)
 	if again["run"] != object["run"] {
 		t.Errorf("another run was begun: %v, was %v", again["run"], object["run"])

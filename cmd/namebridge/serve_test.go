@@ -407,6 +407,10 @@ func TestWhatAHaltHasStoppedGoesOnWithAResume(t *testing.T) {
 		if o := p.run(t, "status"); !strings.Contains(o.stdout, "HALTED since") || !strings.Contains(o.stdout, "namebridge runs show") {
 			return o.stdout
 		}
+		// What was journalled before is still sent, and what was damaged is put back.
+		if n := p.sql(t, `SELECT count(*) FROM journal WHERE state = 'sending'`); n > 0 {
+			return fmt.Sprint(n, " writes are on their way")
+		}
 		return ""
 	})
 	p.ResetCounts()
@@ -492,15 +496,25 @@ func TestAProgramThatIsToldToEndLeavesNothingOpen(t *testing.T) {
 	g := newGate(t, p)
 	p = p.lively(map[string]string{"BLN_URL": g.URL})
 	started := make(chan *process, 1)
-	told := make(chan time.Time, 1)
+	told, stopping := make(chan time.Time, 1), make(chan struct{})
 	g.hang(hooks{before: func(n int) bool {
+		if n < 30 {
+			return true
+		}
 		if n == 30 {
-			child := <-started
-			told <- time.Now()
+			child, now := <-started, time.Now()
+			told <- now
 			if err := child.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Error(err)
 			}
+			for !strings.Contains(child.stderr.String(), `"msg":"stopping"`) && time.Since(now) < within {
+				time.Sleep(20 * time.Millisecond)
+			}
+			close(stopping)
 		}
+		// Slow from here on, so that not everything is written before it comes to a stop.
+		<-stopping
+		time.Sleep(time.Second)
 		return true
 	}})
 	bin := program(t)
