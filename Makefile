@@ -43,7 +43,7 @@ demo: postgres build ## watch it at work, on a private database and simulated se
 
 .PHONY: test
 test: postgres ## every test, with the race detector; DATABASE_URL may name the server for the tests' databases
-	$(GO) test -race -parallel 4 ./... # many tests wait for leases and retries more than they compute
+	$(GO) test -race -parallel 4 ./sync ./cmd/namebridge ./... # the longest first, beside all others; many tests wait for leases and retries more than they compute
 
 .PHONY: image
 image: ## the container image for amd64 and arm64, into bin/image; no Docker needed
