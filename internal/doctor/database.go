@@ -26,7 +26,7 @@ const (
 	// slowAnswer is when the way to the database begins to tell: a batch of writes makes several round trips one after the other.
 	slowAnswer = 50 * time.Millisecond
 	// notifyWait is how long a notification may take, which arrives within milliseconds where it arrives at all.
-	notifyWait = 3 * time.Second
+	notifyWait = 10 * time.Second
 	// overdue is how long after its time a schedule may still be waiting, and a job for a worker.
 	overdue = 10 * time.Minute
 )
@@ -152,7 +152,8 @@ func (e *examination) server(ctx context.Context, pool *pgxpool.Pool, _ string) 
 	if err != nil {
 		return err
 	}
-	for range 5 {
+	// A machine that is busy for a moment is not far away: what seems slow is asked more often, but not for so long that patience ends.
+	for n, first := 0, time.Now(); n < 5 || n < 20 && nearest > slowAnswer && time.Since(first) < e.Patience/4; n++ {
 		begun := time.Now()
 		if err := pool.Ping(ctx); err != nil {
 			return err

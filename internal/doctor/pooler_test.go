@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -19,6 +22,12 @@ import (
 // pooler stands before a Postgres as a connection pooler in transaction mode does: it drops start-up parameters that it does not know, and what
 // is notified reaches nobody.
 func pooler(t *testing.T, to string) string {
+	t.Helper()
+	return between(t, to, pool)
+}
+
+// between is the URL of a database that is reached through carry.
+func between(t *testing.T, to string, carry func(client net.Conn, to string) error) string {
 	t.Helper()
 	u, err := url.Parse(to)
 	if err != nil {
@@ -38,7 +47,7 @@ func pooler(t *testing.T, to string) string {
 				return
 			}
 			under.Go(func() {
-				if err := pool(client, server); err != nil {
+				if err := carry(client, server); err != nil {
 					t.Error(err)
 				}
 			})
@@ -106,4 +115,48 @@ func TestAPoolerThatSharesSessionsIsFoundOut(t *testing.T) {
 		want{doctor.Warning, doctor.Sessions, "idle_in_transaction_session_timeout is 0, not 12s; jit is on, not off", "ALTER ROLE"},
 		want{doctor.Problem, doctor.Sessions, "LISTEN and NOTIFY do not work", "session mode"},
 	)
+}
+
+func TestADatabaseIsFarAwayOnlyWhereItAlwaysIs(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		slow   int64 // so many times something comes late
+		wanted []want
+	}{
+		"always":                       {math.MaxInt64, []want{{doctor.Warning, doctor.Database, "to ask the database anything", "in the same network"}}},
+		"while a machine stands still": {12, nil}, // of which five would be questions
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t, simulator.Options{})
+			p.o.Patience = time.Minute
+			var left atomic.Int64
+			left.Store(c.slow)
+			p.env["DATABASE_URL"] = between(t, p.env["DATABASE_URL"], func(client net.Conn, to string) error {
+				defer func() { _ = client.Close() }()
+				server, err := new(net.Dialer).DialContext(t.Context(), "tcp", to)
+				if err != nil {
+					return err
+				}
+				var both sync.WaitGroup
+				both.Go(func() { _, _ = io.Copy(server, client); _ = server.Close() })
+				defer both.Wait()
+				defer func() { _ = client.Close() }()
+				answer := make([]byte, 1<<16)
+				for {
+					n, err := server.Read(answer)
+					if err != nil {
+						return nil // one of the two has hung up
+					}
+					if left.Add(-1) >= 0 {
+						time.Sleep(60 * time.Millisecond)
+					}
+					if _, err := client.Write(answer[:n]); err != nil {
+						return nil
+					}
+				}
+			})
+			expect(t, p.look(t, t.Context()), c.wanted...)
+		})
+	}
 }
