@@ -346,8 +346,10 @@ func paused(t *testing.T, bin string) {
 	}
 	// It may also see first that the run which it waits for is done.
 	err := sleeper.Wait()
-	if err != nil && !strings.Contains(sleeper.stderr.String(), "taken over") {
-		t.Errorf("the paused process ended with %v and said %s", err, sleeper.stderr.String())
+	// Then its jobs, which find that out for themselves, may be too slow for it to wait for them.
+	said := sleeper.stderr.String()
+	if err != nil && !strings.Contains(said, "taken over") && !strings.Contains(said, "stop the queue: context deadline exceeded") {
+		t.Errorf("the paused process ended with %v and said %s", err, said)
 	}
 	p.finished(t, foreign)
 	if got := p.ForeignDigests(); fmt.Sprint(got) != fmt.Sprint(written) {
