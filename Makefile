@@ -13,6 +13,9 @@ LINT_VERSION := $(shell sed -n 's|.*github.com/golangci/golangci-lint/v2 \(v[^ ]
 LINT         := .cache/bin/golangci-lint-$(LINT_VERSION)
 export GOLANGCI_LINT_CACHE := $(CURDIR)/.cache/golangci-lint
 
+# What was made by a command that failed is not taken for whole the next time.
+.DELETE_ON_ERROR:
+
 # The tools of the chart's tests are built from source once, each in the version that its own go.mod pins.
 tool = .cache/bin/$(1)-$(shell sed -n 's|^[[:space:]]*$(2) \(v[^ ]*\).*|\1|p' tools/$(1)/go.mod)
 HELM        := $(call tool,helm,helm.sh/helm/v4)
@@ -43,7 +46,7 @@ demo: postgres build ## watch it at work, on a private database and simulated se
 
 .PHONY: test
 test: postgres ## every test, with the race detector; DATABASE_URL may name the server for the tests' databases
-	$(GO) test -race -parallel 4 ./sync ./cmd/namebridge ./... # the longest first, beside all others; many tests wait for leases and retries more than they compute
+	$(GO) test -race -parallel 4 -timeout 30m ./sync ./cmd/namebridge ./... # the longest first, beside all others; many tests wait for leases and retries more than they compute
 
 .PHONY: image
 image: ## the container image for amd64 and arm64, into bin/image; no Docker needed
@@ -128,8 +131,18 @@ vulnerabilities: $(GOVULNCHECK) ## known vulnerabilities in what is called; asks
 release: image $(HELM) ## what a release consists of, into bin/release; at its tag only
 	@tools/release.sh "$(VERSION)" $(HELM)
 
+.PHONY: fetch
+fetch: ## get the modules of the program and of its tools, trying again where the network fails
+	@for module in . tools tools/helm tools/image tools/kubeconform tools/kustomize tools/licenses tools/podsecurity; do \
+		for pause in 5 20 end; do \
+			$(GO) -C $$module mod download && break; \
+			[ $$pause != end ] || exit 1; \
+			echo "fetch: again in $$pause s"; sleep $$pause; \
+		done; \
+	done
+
 .PHONY: ci
-ci: modules licenses generated build lint test test-deploy ## what has to pass before a change is taken
+ci: fetch modules licenses generated build lint test test-deploy ## what has to pass before a change is taken
 
 $(HELM): package := helm.sh/helm/v4/cmd/helm
 $(KUBECONFORM): package := github.com/yannh/kubeconform/cmd/kubeconform

@@ -11,7 +11,8 @@ where() { go run ./internal/postgres/where; }
 with_apt() {
 	[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
 	echo "postgres   none found: apt-get install postgresql"
-	{ apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install postgresql; } >/dev/null
+	local patience=(-o DPkg::Lock::Timeout=300 -o Acquire::Retries=5) # apt-get has none of its own
+	{ apt-get -q "${patience[@]}" update && DEBIAN_FRONTEND=noninteractive apt-get -q -y "${patience[@]}" --no-install-recommends install postgresql; } >/dev/null
 }
 
 with_npm() {

@@ -19,7 +19,8 @@ with_apt() {
 	# Where there is such a program, and it says 101, no package starts its service.
 	local policy=/usr/sbin/policy-rc.d ours='' failed=''
 	[ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && ours=1; }
-	{ apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install prometheus; } >/dev/null || failed=1
+	local patience=(-o DPkg::Lock::Timeout=300 -o Acquire::Retries=5) # apt-get has none of its own
+	{ apt-get -q "${patience[@]}" update && DEBIAN_FRONTEND=noninteractive apt-get -q -y "${patience[@]}" --no-install-recommends install prometheus; } >/dev/null || failed=1
 	[ -z "$ours" ] || rm -f $policy
 	[ -z "$failed" ]
 }
