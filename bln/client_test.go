@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -92,6 +93,9 @@ func fixedToken(token string) func(*Options) {
 func jwt(payload string) string {
 	return "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".Lm5ebbMggmO-UYXC"
 }
+
+// fresh is when a user was read whose write may still leave in an hour: a machine that stands still makes it late for no test.
+func fresh() time.Time { return time.Now().Add(time.Hour) }
 
 func noSecrets(t *testing.T, err error) {
 	t.Helper()
@@ -337,7 +341,7 @@ func TestATokenThatBLNForgotIsRenewedOnceForAllWhoMeetThat(t *testing.T) {
 				if i%2 == 0 {
 					_, err = c.ACL(t.Context())
 				} else {
-					_, err = c.UpdateOtherInfo(t.Context(), 200, OtherInfo{}, time.Now())
+					_, err = c.UpdateOtherInfo(t.Context(), 200, OtherInfo{}, fresh())
 				}
 				if err != nil {
 					t.Error(err)
@@ -375,11 +379,10 @@ func TestAFreshTokenThatIsRefusedEndsTheRequestAndHoldsSignIns(t *testing.T) {
 // Traps 28, 29.
 func TestATokenIsRenewedBeforeItEnds(t *testing.T) {
 	t.Parallel()
-	start := time.Now()
-	ms := func(d time.Duration) int64 { return start.Add(d).UnixMilli() }
+	ms := func(d time.Duration) int64 { return time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Add(d).UnixMilli() } // when every bubble begins
 	for name, c := range map[string]struct {
 		token string
-		want  time.Duration // after start
+		want  time.Duration // after the beginning
 	}{
 		"opaque":           {"b6492cc0188368d08cba353bb6973cf90b736e74f453324b960c3bccfbd220a2", 6 * 24 * time.Hour},
 		"a week in ms":     {jwt(fmt.Sprintf(`{"userId":100,"nbf":%d,"exp":%d}`, ms(-5*time.Minute), ms(7*24*time.Hour))), 6 * 24 * time.Hour},
@@ -398,48 +401,51 @@ func TestATokenIsRenewedBeforeItEnds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := newFakeBLN(t)
-			f.issue = func(int64) string { return c.token }
-			f.handle("GET /user/acl", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{}`) })
-			client := f.client(t)
-			var ahead time.Duration
-			client.now = func() time.Time { return start.Add(ahead) }
-			for _, step := range []struct {
-				at     time.Duration
-				logins int64
-			}{{0, 1}, {c.want - 5*time.Second, 1}, {c.want + 5*time.Second, 2}} { // Date has whole seconds
-				ahead = step.at
-				if _, err := client.ACL(t.Context()); err != nil || f.logins.Load() != step.logins {
-					t.Fatalf("after %v: %d sign-ins, want %d (%v)", step.at, f.logins.Load(), step.logins, err)
+			synctest.Test(t, func(t *testing.T) {
+				start, logins := time.Now(), 0
+				client := bubble(t, Options{PerSecond: 10_000, Transport: wire(func(r *http.Request) (*http.Response, error) {
+					body := `{}`
+					if r.URL.Path == "/auth/login" {
+						logins++
+						body = fmt.Sprintf(`{"accessToken":%q}`, c.token)
+					}
+					return answer(200, body, "Date", time.Now().UTC().Format(http.TimeFormat)), nil
+				})})
+				for _, step := range []struct {
+					at     time.Duration
+					logins int
+				}{{0, 1}, {c.want - time.Second, 1}, {c.want, 2}} {
+					time.Sleep(time.Until(start.Add(step.at)))
+					if _, err := client.ACL(t.Context()); err != nil || logins != step.logins {
+						t.Fatalf("after %v: %d sign-ins, want %d (%v)", step.at, logins, step.logins, err)
+					}
 				}
-			}
+			})
 		})
 	}
 }
 
 func TestATokensEndIsOnTheServersClock(t *testing.T) {
 	t.Parallel()
-	server := time.Now().Add(-3 * time.Hour)
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /base/v1/auth/login", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Date", server.UTC().Format(http.TimeFormat))
-		fmt.Fprintf(w, `{"accessToken":%q}`, jwt(fmt.Sprintf(`{"userId":100,"exp":%d}`, server.Add(time.Hour).UnixMilli())))
+	synctest.Test(t, func(t *testing.T) {
+		server := time.Now().Add(-3 * time.Hour)
+		c := bubble(t, Options{PerSecond: 1, Transport: wire(func(*http.Request) (*http.Response, error) {
+			token := jwt(fmt.Sprintf(`{"userId":100,"exp":%d}`, server.Add(time.Hour).UnixMilli()))
+			return answer(200, fmt.Sprintf(`{"accessToken":%q}`, token), "Date", server.UTC().Format(http.TimeFormat)), nil
+		})})
+		if err := c.SignIn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if offset, ok := c.Clock(); !ok || offset != -3*time.Hour {
+			t.Errorf("Clock = %v, %v", offset, ok)
+		}
+		if left := time.Until(c.current.Load().renewAt); left != 55*time.Minute {
+			t.Errorf("renewed in %v, want 55 minutes", left)
+		}
+		if id, ok := c.UserID(); !ok || id != 100 {
+			t.Errorf("UserID = %d, %v", id, ok)
+		}
 	})
-	srv := httptest.NewServer(mux)
-	defer srv.Close()
-	c := (&fakeBLN{Server: srv}).client(t)
-	if err := c.SignIn(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if offset, ok := c.Clock(); !ok || (offset+3*time.Hour).Abs() > 5*time.Second {
-		t.Errorf("Clock = %v, %v", offset, ok)
-	}
-	if left := time.Until(c.current.Load().renewAt); (left - 55*time.Minute).Abs() > time.Minute {
-		t.Errorf("renewed in %v, want 55 minutes", left)
-	}
-	if id, ok := c.UserID(); !ok || id != 100 {
-		t.Errorf("UserID = %d, %v", id, ok)
-	}
 }
 
 func TestWaitingForAnothersSignInEndsWithTheContext(t *testing.T) {

@@ -489,7 +489,7 @@ func TestUpdateSendsTheWholeOtherInfoAndNothingElseToTheUsersID(t *testing.T) {
 		fmt.Fprint(w, userJSON(gjson.GetBytes(body, "otherInfo").Raw))
 	})
 	o := mustParse(t, awkward).With("namecoach", json.RawMessage(`{"recording_link":null}`))
-	u, err := f.client(t).UpdateOtherInfo(t.Context(), 200, o, time.Now())
+	u, err := f.client(t).UpdateOtherInfo(t.Context(), 200, o, fresh())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -512,7 +512,7 @@ func TestAnAnswerAboutSomeoneElseIsAnError(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	var failed *httpapi.Error
-	if _, err := c.UpdateOtherInfo(t.Context(), 10001, OtherInfo{}, time.Now()); !errors.As(err, &failed) || !failed.Unknown {
+	if _, err := c.UpdateOtherInfo(t.Context(), 10001, OtherInfo{}, fresh()); !errors.As(err, &failed) || !failed.Unknown {
 		t.Errorf("got %v, want an unknown outcome", err)
 	}
 }
@@ -557,7 +557,7 @@ func TestAWriteIsRepeatedOnlyWhereItWasNotCarriedOut(t *testing.T) {
 				n := int(sent.Add(1))
 				c.answers[min(n, len(c.answers))-1](w, r)
 			})
-			u, err := f.client(t).UpdateOtherInfo(t.Context(), 200, mustParse(t, `{"jobTitle":"Security Officer"}`), time.Now())
+			u, err := f.client(t).UpdateOtherInfo(t.Context(), 200, mustParse(t, `{"jobTitle":"Security Officer"}`), fresh())
 			if (err != nil) != c.fails || sent.Load() != c.sent {
 				t.Fatalf("got %v after %d requests, want failure: %v after %d", err, sent.Load(), c.fails, c.sent)
 			}

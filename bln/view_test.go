@@ -103,6 +103,33 @@ func bubble(t *testing.T, o Options) *Client {
 	return c
 }
 
+// Trap 53, to the moment.
+func TestAWriteMayLeaveForTwoSecondsAfterTheReading(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sent := 0
+		c := bubble(t, Options{PerSecond: 10, Transport: wire(func(r *http.Request) (*http.Response, error) {
+			if r.Method == http.MethodPut {
+				sent++
+				return answer(204, ""), nil
+			}
+			return answer(200, `{"accessToken":"x"}`), nil
+		})})
+		if err := c.SignIn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		read := time.Now()
+		time.Sleep(2*time.Second - time.Millisecond)
+		if _, err := c.UpdateOtherInfo(t.Context(), 1, OtherInfo{}, read); err != nil || sent != 1 {
+			t.Errorf("in time: %v, sent %d times", err, sent)
+		}
+		time.Sleep(2 * time.Millisecond)
+		if _, err := c.UpdateOtherInfo(t.Context(), 1, OtherInfo{}, read); !errors.Is(err, httpapi.ErrLate) || sent != 1 {
+			t.Errorf("too late: %v, sent %d times", err, sent)
+		}
+	})
+}
+
 // Everybody waits for the sign-in; what cannot be sent without one must not stand before it.
 func TestTheSignInGoesBeforeOthers(t *testing.T) {
 	t.Parallel()
@@ -191,7 +218,7 @@ func TestEndpointsAreAllThatAreObserved(t *testing.T) {
 	_, _ = c.UsersByIdentifier(t.Context(), []string{"a@example.com"})
 	_, _ = c.UsersByQuery(t.Context(), "a")
 	_, _ = c.User(t.Context(), 1)
-	_, _ = c.UpdateOtherInfo(t.Context(), 1, OtherInfo{}, time.Now())
+	_, _ = c.UpdateOtherInfo(t.Context(), 1, OtherInfo{}, fresh())
 	if diff := cmp.Diff(slices.Sorted(slices.Values(Endpoints)), slices.Sorted(maps.Keys(seen))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
