@@ -42,14 +42,17 @@ func await(ctx context.Context, within time.Duration, what string, ok func() err
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
+		over := ctx.Err() // before it looks: who stood still until it was over looks once more
 		err := ok()
 		if err == nil {
 			return nil
 		}
+		if over != nil {
+			return fmt.Errorf("within %v not: %s: %w (%w)", within, what, err, over)
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("within %v not: %s: %w (%w)", within, what, err, ctx.Err())
 		}
 	}
 }

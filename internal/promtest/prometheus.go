@@ -31,7 +31,7 @@ type Prometheus struct {
 }
 
 // startWithin is how long a program may take to start that takes a second on an idle machine.
-const startWithin = time.Minute
+const startWithin = 3 * time.Minute
 
 // Start is Open for a test, with which the Prometheus ends.
 func Start(t T, o Options) *Prometheus {
