@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"image"
@@ -92,10 +93,13 @@ func TestEveryQueryOfEveryPanelHasDataOfARealDaemon(t *testing.T) {
 		return nil
 	})
 	for file, d := range dashboards {
-		answers, _ := w.answers(t, d, "acme", w.began, time.Now(), time.Second)
-		if page, _, _ := picture.Page(d, answers, chosen("acme"), w.began, time.Now()); strings.Contains(page, "No data") {
-			t.Errorf("a panel of %s is drawn without its data", file)
-		}
+		promtest.Eventually(t, within, "every panel of "+file+" is drawn with its data", func() error {
+			answers, _ := w.answers(t, d, "acme", w.began, time.Now(), time.Second)
+			if page, _, _ := picture.Page(d, answers, chosen("acme"), w.began, time.Now()); strings.Contains(page, "No data") {
+				return errors.New("one has none")
+			}
+			return nil
+		})
 	}
 	w.shrinks(30)
 	w.until(t, within, "a census is quarantined", `max(namebridge_quarantined_runs{bridge="acme"})`)
@@ -140,10 +144,14 @@ func TestEveryQueryOfEveryPanelHasDataOfARealDaemon(t *testing.T) {
 		}
 		return nil
 	})
-	series, err := w.Query(t.Context(), dashboards["fleet.json"].Panels[len(dashboards["fleet.json"].Panels)-2].Ask(chosen(""), w.began, time.Now(), time.Second)[0].Expr, time.Now())
-	if err != nil || len(series) != 1 || series[0].Samples[0].Value != 2 {
-		t.Errorf("replicas: %v, %v, want 2 of one version", series, err)
-	}
+	promtest.Eventually(t, within, "both replicas are counted", func() error {
+		panels := dashboards["fleet.json"].Panels
+		series, err := w.Query(t.Context(), panels[len(panels)-2].Ask(chosen(""), w.began, time.Now(), time.Second)[0].Expr, time.Now())
+		if err != nil || len(series) != 1 || series[0].Samples[0].Value != 2 {
+			return fmt.Errorf("replicas: %v, want 2 of one version, %w", series, err)
+		}
+		return nil
+	})
 	w.canBeSeenWithoutGrafana(t)
 }
 
@@ -172,12 +180,15 @@ func (w *world) canBeSeenWithoutGrafana(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{"/fleet": "globex", "/bridge?bridge=acme": "acme"} {
-		answer := httptest.NewRecorder()
-		handler.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, http.NoBody))
-		page := answer.Body.String()
-		if answer.Code != http.StatusOK || !strings.Contains(page, want) || !strings.Contains(page, "writing") {
-			t.Errorf("%s: %d\n%s", path, answer.Code, page)
-		}
+		promtest.Eventually(t, within, path+" shows "+want, func() error {
+			answer := httptest.NewRecorder()
+			handler.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, http.NoBody))
+			page := answer.Body.String()
+			if answer.Code != http.StatusOK || !strings.Contains(page, want) || !strings.Contains(page, "writing") {
+				return fmt.Errorf("%d\n%s", answer.Code, page)
+			}
+			return nil
+		})
 	}
 }
 
