@@ -81,7 +81,7 @@ func (s *Simulator) handle(api, name string, serve func(*exchange)) http.Handler
 			e.tooMany(time.Second)
 			return
 		case faultReset:
-			e.reset()
+			e.w.code = -1
 			return
 		case fault5xxApplied, faultApplied:
 			e.w.muted = true // the work is done, the answer never leaves
@@ -94,7 +94,7 @@ func (s *Simulator) handle(api, name string, serve func(*exchange)) http.Handler
 				return
 			}
 			pause(r.Context(), o.Faults.Hang)
-			e.reset()
+			e.w.code = -1
 			return
 		}
 		serve(e)
@@ -182,25 +182,12 @@ func (e *exchange) tooMany(wait time.Duration) {
 	e.refuse(http.StatusTooManyRequests)
 }
 
-// reset breaks the connection without an answer.
-func (e *exchange) reset() {
-	e.w.code = -1
-	conn, _, err := http.NewResponseController(e.w.to).Hijack()
-	if err != nil { // HTTP/2 has no connection to take
-		panic(http.ErrAbortHandler)
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // close with a reset; where that fails it is a plain close
-	}
-	_ = conn.Close()
-}
-
 // answer is the ResponseWriter of an exchange: it compresses, cuts short and dawdles as told, and remembers the status.
 type answer struct {
 	e     *exchange
 	to    http.ResponseWriter
 	gz    *gzip.Writer
-	code  int // 0: nothing yet; -1: broken
+	code  int // 0: nothing yet; -1: there will be none, and finish breaks the connection
 	sent  int
 	muted bool
 	slow  bool
@@ -310,9 +297,25 @@ func (a *answer) finish() {
 		a.e.seen.Status = a.code
 	}
 	a.e.s.mu.Unlock()
+	// What the client sees comes after the counting: who asks for the counts then finds itself in them.
+	if a.code < 0 {
+		a.reset()
+	}
 	if broken {
 		// The bytes so far must be on the wire, so that the client sees a body that stops rather than no answer.
 		_ = http.NewResponseController(a.to).Flush()
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// reset breaks the connection without an answer.
+func (a *answer) reset() {
+	conn, _, err := http.NewResponseController(a.to).Hijack()
+	if err != nil { // HTTP/2 has no connection to take
+		panic(http.ErrAbortHandler)
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // close with a reset; where that fails it is a plain close
+	}
+	_ = conn.Close()
 }
