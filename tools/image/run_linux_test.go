@@ -50,7 +50,11 @@ func newContainer(t *testing.T) container {
 			}
 			continue
 		}
-		if err := os.WriteFile(path, f.content, f.FileInfo().Mode()); err != nil {
+		// A child that is forked meanwhile would hold the program open for writing, and nobody could run it: "text file busy".
+		syscall.ForkLock.RLock()
+		err := os.WriteFile(path, f.content, f.FileInfo().Mode())
+		syscall.ForkLock.RUnlock()
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
