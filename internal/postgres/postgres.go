@@ -32,6 +32,7 @@ const (
 	pollEvery    = 5 * time.Millisecond
 	orphanWait   = 30 * time.Second // for a Postgres whose parent was killed to finish its own shutdown
 	fastWait     = 20 * time.Second // for a fast shutdown, which writes a checkpoint
+	unhurried    = time.Minute      // the same for a temporary server: no data is at stake, and a busy machine is no error
 	hardWait     = 5 * time.Second  // for an immediate shutdown
 )
 
@@ -99,8 +100,12 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	fast := fastWait
+	if home.temporary {
+		fast = unhurried
+	}
 	undo.add(func() error {
-		if err := running.shutdown(fastWait); err != nil || running.err == nil {
+		if err := running.shutdown(fast); err != nil || running.err == nil {
 			return err
 		}
 		return fmt.Errorf("postgres ended badly: %w: %s", running.err, running.last())
@@ -327,12 +332,16 @@ func serve(ctx context.Context, bin binaries, h home, stderr io.Writer, ports fu
 			if taken++; taken == portAttempts {
 				return nil, 0, fmt.Errorf("no free port: another process took each of %d that were tried: %w", taken, err)
 			}
-		case p.said("shared memory block") && time.Now().Before(deadline):
-			// Of a server that was killed alone, the children take a moment to notice.
+		case (p.said("shared memory block") || p.said(`lock file "postmaster.pid"`)) && time.Now().Before(deadline):
+			// Of a server that was killed alone, the children take a moment to notice. One whose parent was killed before it wrote its
+			// postmaster.pid was not to be seen until now.
 			select {
 			case <-time.After(10 * pollEvery):
 			case <-ctx.Done():
 				return nil, 0, context.Cause(ctx)
+			}
+			if err := h.awaitOrphan(ctx); err != nil {
+				return nil, 0, err
 			}
 		default:
 			return nil, 0, err
