@@ -338,8 +338,8 @@ func TestAHaltedBridgeStartsNothingAndGoesOnWhenItIsResumed(t *testing.T) {
 	})
 	w.Change(func(o *simulator.Options) {
 		o.OnRequest = func(_ *simulator.Simulator, endpoint string, n int) {
-			if endpoint == "bln users.put" && n == 10 {
-				halt()
+			if endpoint == "bln users.put" && n >= 10 {
+				halt() // whoever comes later waits until it is stored
 			}
 		}
 	})
@@ -373,9 +373,9 @@ func TestAHaltedBridgeStartsNothingAndGoesOnWhenItIsResumed(t *testing.T) {
 	if err := state.Resume(t.Context(), w.db, "default", "it was nothing"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 15*time.Second, w.wrong)
+	eventually(t, patience, w.wrong)
 	collects := len(w.runs(t, state.Collect))
-	eventually(t, 15*time.Second, func() string {
+	eventually(t, patience, func() string {
 		if n := len(w.runs(t, state.Collect)); n <= collects {
 			return "no further collect was started"
 		}
@@ -473,8 +473,9 @@ func TestADaemonThatIsStoppedGivesEverythingBackAtOnce(t *testing.T) {
 	tell := sync.OnceFunc(func() { close(reached) })
 	w.Change(func(o *simulator.Options) {
 		o.OnRequest = func(_ *simulator.Simulator, endpoint string, n int) {
-			if endpoint == "bln users.put" && n == 50 {
+			if endpoint == "bln users.put" && n >= 50 {
 				tell()
+				time.Sleep(time.Second) // so long may the word to stop take to come about
 			}
 		}
 	})
