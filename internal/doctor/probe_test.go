@@ -520,7 +520,7 @@ func TestALostLeaseEndsAProbe(t *testing.T) {
 	p = newPlace(t, simulator.Options{OnRequest: func(_ *simulator.Simulator, e string, n int) {
 		if e == "bln users.put" && n == 1 {
 			p.exec(t, `DELETE FROM workers WHERE host <> 'here'`)
-			time.Sleep(5 * time.Second) // more than two heartbeats
+			time.Sleep(10 * time.Second) // more than leaseMargin: also who missed every heartbeat meanwhile may not believe in its lease
 		}
 	}})
 	user = p.patient(foreign)
