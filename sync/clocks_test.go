@@ -48,9 +48,10 @@ func TestNoGapWhateverTheClocksSay(t *testing.T) {
 				w.ResetCounts()
 				var all []changed
 				collect := func(round int) {
-					before := w.nameCoachNow()
+					var before time.Time
 					b := w.bridge(t) // a process that knows nothing of NameCoach's clock
 					for range 2 {    // but its own: the first collect learns it
+						before = w.nameCoachNow()
 						if res, err := b.Collect(t.Context()); err != nil || res.Status != state.Done {
 							t.Fatalf("%+v, %v", res, err)
 						}

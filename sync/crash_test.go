@@ -517,7 +517,8 @@ func TestAnInterruptedRunIsGoneOnWithAtOnce(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	f.before = func(n int, _ string) {
 		if n >= 50 {
-			interrupt() // by whoever comes first
+			interrupt()
+			time.Sleep(time.Second) // so long may the word to stop take to come about
 		}
 	}
 	first, err := w.process(t, f.url, w.db, nil).Backfill(ctx, time.Time{})

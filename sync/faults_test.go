@@ -440,14 +440,14 @@ func TestA404OfAProxyTakesNobodyForGone(t *testing.T) {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
 			w := start(t, simulator.Options{})
-			w.crowd(40)
+			w.crowd(60)
 			foreign := w.ForeignDigests("namecoach")
 			b := w.process(t, w.BLNURL(), w.db, foundNothing{method})
 			res, err := b.Backfill(t.Context(), time.Time{})
-			if err == nil || res.Status != state.Failed || res.Failed == 0 || res.Linked != 40 {
+			if err == nil || res.Status != state.Failed || res.Failed == 0 || res.Linked != 60 {
 				t.Errorf("%+v, %v; want a failed run and everybody still linked", res, err)
 			}
-			if res, err := b.Plan(t.Context()); method == http.MethodGet && err == nil || res.Linked != 40 {
+			if res, err := b.Plan(t.Context()); method == http.MethodGet && err == nil || res.Linked != 60 {
 				t.Errorf("plan: %+v, %v", res, err)
 			}
 			w.settledJournal(t)
