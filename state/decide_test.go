@@ -38,6 +38,7 @@ func open(t testing.TB, db *pgxpool.Pool) pgx.Tx {
 	t.Helper()
 	tx := get[pgx.Tx](t)(db.Begin(t.Context()))
 	t.Cleanup(func() { _ = tx.Rollback(t.Context()) })
+	standing(t, tx)
 	return tx
 }
 

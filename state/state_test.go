@@ -85,7 +85,15 @@ func undone(t testing.TB, db database, do func(tx pgx.Tx)) {
 	t.Helper()
 	tx := get[pgx.Tx](t)(db.Begin(t.Context()))
 	defer func() { must(t, tx.Rollback(t.Context())) }()
+	standing(t, tx)
 	do(tx)
+}
+
+// standing lets a transaction outlive a test that stands still in it, where Postgres would end a process's.
+func standing(t testing.TB, tx pgx.Tx) {
+	t.Helper()
+	_, err := tx.Exec(t.Context(), `SET LOCAL idle_in_transaction_session_timeout = 0`)
+	must(t, err)
 }
 
 // participant is a row of somebody with that address in that event.

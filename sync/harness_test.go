@@ -163,7 +163,7 @@ func (w *world) whileLocked(t *testing.T, lock string, n int, do func()) {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
-	if _, err := tx.Exec(t.Context(), lock); err != nil {
+	if _, err := tx.Exec(t.Context(), `SET LOCAL idle_in_transaction_session_timeout = 0; `+lock); err != nil {
 		t.Fatal(err)
 	}
 	do()

@@ -31,18 +31,10 @@ import (
 // Migrate brings the database at databaseURL to the schema that a test needs.
 type Migrate func(ctx context.Context, databaseURL string) error
 
-// New is a pool of connections to a fresh database that migrate (a top-level function; nil for none) has run on. Both end with the test. It is as a
-// process has it, but that a transaction in which a test stands still does not end by itself.
+// New is a pool of connections, as a process has it, to a fresh database that migrate (a top-level function; nil for none) has run on. Both end with the test.
 func New(t testing.TB, migrate Migrate) *pgxpool.Pool {
 	t.Helper()
-	opened, err := state.Open(t.Context(), URL(t, migrate), 1)
-	if err != nil {
-		t.Fatalf("connect to the test's database: %v", err)
-	}
-	cfg := opened.Config()
-	opened.Close()
-	cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "0"
-	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	pool, err := state.Open(t.Context(), URL(t, migrate), 1)
 	if err != nil {
 		t.Fatalf("connect to the test's database: %v", err)
 	}

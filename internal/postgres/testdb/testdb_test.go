@@ -76,14 +76,6 @@ func TestADatabaseIsMadeAsSoonAsItsTemplateIsLeft(t *testing.T) {
 	}
 }
 
-func TestATransactionInWhichATestStandsStillGoesOn(t *testing.T) {
-	t.Parallel()
-	pool := testdb.New(t, nil)
-	if is := pool.Config().ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"]; is != "0" {
-		t.Errorf("Postgres ends it after %s", is)
-	}
-}
-
 func TestTheDatabaseIsDroppedWithWhoeverIsConnected(t *testing.T) {
 	t.Parallel()
 	var name string
