@@ -54,7 +54,7 @@ func TestALayoutDoesNotChangeUnderAnUnsettledWrite(t *testing.T) {
 	}
 	former := w.settings.Layout
 	w.settings.Layout.Key = "pronunciation"
-	if _, err := w.db.Exec(t.Context(), `UPDATE workers SET heartbeat_at = now()`); err != nil {
+	if _, err := w.db.Exec(t.Context(), `UPDATE workers SET heartbeat_at = now() + interval '1 hour'`); err != nil {
 		t.Fatal(err)
 	}
 	var unsettled *state.UnsettledError

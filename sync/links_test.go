@@ -17,15 +17,19 @@ func (w *world) interrupted(t *testing.T, endpoint string, n int, do func(contex
 	t.Helper()
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
+	ended := make(chan struct{})
 	w.ResetCounts()
 	w.Change(func(o *simulator.Options) {
 		o.OnRequest = func(_ *simulator.Simulator, e string, i int) {
 			if e == endpoint && i == n {
 				interrupt()
+				<-ended // an answer would let the run go on until it has noticed
 			}
 		}
 	})
-	if res, err := do(ctx, w.bridge(t)); err == nil || ctx.Err() == nil {
+	res, err := do(ctx, w.bridge(t))
+	close(ended)
+	if err == nil || ctx.Err() == nil {
 		t.Fatalf("not interrupted: %+v, %v", res, err)
 	}
 	w.Change(func(o *simulator.Options) { o.OnRequest = nil })

@@ -249,6 +249,7 @@ func TestARefusedQuestionIsNoSecondAbsence(t *testing.T) {
 	if res, err := b.Census(t.Context()); err != nil || res.Cleared != 0 || w.fragment(t, users[0]) == nil {
 		t.Errorf("%+v, %v", res, err)
 	}
+	w.sweep(t) // what the interrupted census has left may be so still: another is not about it
 	w.right(t)
 }
 

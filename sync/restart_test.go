@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -37,7 +36,7 @@ func TestLostConnectionsMakeNobodyWaitLonger(t *testing.T) {
 		}
 	}
 	s := serve(t, w.process(t, f.url, db, nil))
-	eventually(t, 30*time.Second, w.wrong)
+	eventually(t, patience, w.wrong)
 	eventually(t, patience, func() string {
 		if n := value[int](t, w, `SELECT count(*) FROM runs WHERE status = 'running'`); n > 0 {
 			return fmt.Sprintf("%d runs go on", n)

@@ -284,7 +284,7 @@ func TestAPageIsStoredWithItsListingBeforeItsUsers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.Exec(t.Context(), `SELECT FROM listings WHERE completed_at IS NULL FOR UPDATE`); err != nil {
+	if _, err := other.Exec(t.Context(), `SET LOCAL idle_in_transaction_session_timeout = 0; SELECT FROM listings WHERE completed_at IS NULL FOR UPDATE`); err != nil {
 		t.Fatal(err)
 	}
 	var sweeping sync.WaitGroup
