@@ -2,7 +2,6 @@ package sync_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -248,30 +247,11 @@ func TestACensusThatFailsCountsNobodyAndIsGoneOnWith(t *testing.T) {
 		w.DeleteParticipant(row)
 	}
 	w.census(t, state.Done)
-	interrupted := func(endpoint string, at int) bridgesync.Result {
-		t.Helper()
-		ctx, interrupt := context.WithCancel(t.Context())
-		w.ResetCounts()
-		w.Change(func(o *simulator.Options) {
-			o.OnRequest = func(_ *simulator.Simulator, e string, n int) {
-				if e == endpoint && n >= at {
-					interrupt()
-					time.Sleep(time.Second) // so long may the word to stop take to come about
-				}
-			}
-		})
-		res, err := w.bridge(t).Census(ctx)
-		if !errors.Is(err, context.Canceled) {
-			t.Fatalf("%+v, %v", res, err)
-		}
-		return res
-	}
-	interrupted("namecoach participants.search", 2)
+	w.interrupted(t, "namecoach participants.search", 2, censuses)
 	if w.fragment(t, users[0]) == nil {
 		t.Error("cleared by half a census")
 	}
-	interrupted("bln users.put", 1) // when everybody is counted, and the clears have begun
-	w.Change(func(o *simulator.Options) { o.OnRequest = nil })
+	w.interrupted(t, "bln users.put", 1, censuses) // when everybody is counted, and the clears have begun
 	w.census(t, state.Done)
 	w.right(t)
 }
@@ -282,18 +262,7 @@ func TestACensusThatWasInterruptedAfterCountingHasCountedOnce(t *testing.T) {
 	w, users, rows := chorus(t, 3, simulator.Options{})
 	w.DeleteParticipant(rows[0])
 	w.earlier(48*time.Hour, func() { w.RemoveRecording(rows[1]) })
-	ctx, interrupt := context.WithCancel(t.Context())
-	w.Change(func(o *simulator.Options) {
-		o.OnRequest = func(_ *simulator.Simulator, endpoint string, _ int) {
-			if endpoint == "bln users.get" {
-				interrupt()
-			}
-		}
-	})
-	if _, err := w.bridge(t).Census(ctx); !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
-	}
-	w.Change(func(o *simulator.Options) { o.OnRequest = nil })
+	w.interrupted(t, "bln users.get", 1, censuses)
 	var absences int
 	if err := w.db.QueryRow(t.Context(), `SELECT max(absences) FROM participants`).Scan(&absences); err != nil || absences != 1 || w.fragment(t, users[0]) == nil {
 		t.Errorf("%d absences, %v", absences, err)

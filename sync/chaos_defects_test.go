@@ -169,7 +169,7 @@ func TestAnUnwritableUserForWhomNobodySpeaksAnyMoreIsNotHeld(t *testing.T) {
 		},
 		"the person is another user's": func(t *testing.T, w *world, _, row int64) map[string]string {
 			other := w.user("other@demo.example", "")
-			w.UpdateParticipant(row, func(p *simulator.Participant) { p.Email, p.For = "other@demo.example", other })
+			w.correct(row, "other@demo.example", other)
 			w.backfill(t)
 			return map[string]string{}
 		},

@@ -568,18 +568,9 @@ func TestAnInterruptedListingIsGoneOnWith(t *testing.T) {
 			w := start(t, simulator.Options{MaxPerPage: 100})
 			w.crowd(210)
 			foreign := w.ForeignDigests("namecoach")
-			ctx, interrupt := context.WithCancel(t.Context())
-			w.Change(func(o *simulator.Options) {
-				o.OnRequest = func(_ *simulator.Simulator, endpoint string, n int) {
-					if endpoint == at && n == 3 {
-						interrupt()
-					}
-				}
+			w.interrupted(t, at, 3, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) {
+				return b.Backfill(ctx, time.Time{})
 			})
-			if _, err := w.bridge(t).Backfill(ctx, time.Time{}); !errors.Is(err, context.Canceled) {
-				t.Fatal(err)
-			}
-			w.Change(func(o *simulator.Options) { o.OnRequest = nil })
 			w.finishes(t, w.bridge(t), foreign)
 			// 210 users are three pages and an empty one, after which the newest is asked for; the page that was being asked for is asked for again.
 			if n := w.Counts()["bln users.list"]; n > 5+1 {
@@ -669,7 +660,7 @@ func TestALandedWriteIsKnownAsOurs(t *testing.T) {
 			}
 			w.expire(t)
 			w.settled(func() {
-				w.UpdateParticipant(row, func(p *simulator.Participant) { p.Email, p.For = "bob@demo.example", bob })
+				w.correct(row, "bob@demo.example", bob)
 			})
 			b := w.bridge(t)
 			res, err := b.Collect(t.Context())

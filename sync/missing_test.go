@@ -77,7 +77,7 @@ func TestAVoiceThatMovedToSomebodyElseIsCleared(t *testing.T) {
 			row := w.AddParticipant(speaker("x", "ada@demo.example", "", ada))
 			w.backfill(t)
 			w.settled(func() {
-				w.UpdateParticipant(row, func(p *simulator.Participant) { p.Email, p.For = "bob@demo.example", bob })
+				w.correct(row, "bob@demo.example", bob)
 			})
 			do(t, w)
 			w.right(t)
@@ -158,7 +158,7 @@ func TestABadgeWithoutARecordingThatMovedToSomebodyElseIsCleared(t *testing.T) {
 	row := w.AddParticipant(p)
 	w.backfill(t)
 	w.settled(func() {
-		w.UpdateParticipant(row, func(p *simulator.Participant) { p.Email, p.For = "bob@demo.example", bob })
+		w.correct(row, "bob@demo.example", bob)
 	})
 	if res, err := w.bridge(t).Collect(t.Context()); err != nil || res.Cleared != 1 || res.Written != 1 {
 		t.Errorf("%+v, %v", res, err)
@@ -174,7 +174,7 @@ func TestAVoiceThatMovedIsClearedAlsoWhereACensusHadMissedItBefore(t *testing.T)
 	row := w.AddParticipant(speaker("x", "ada@demo.example", "", ada))
 	w.backfill(t)
 	w.settled(func() {
-		w.UpdateParticipant(row, func(p *simulator.Participant) { p.Email, p.For = "bob@demo.example", bob })
+		w.correct(row, "bob@demo.example", bob)
 	})
 	w.census(t, state.Done)
 	if w.fragment(t, ada) == nil {

@@ -80,6 +80,10 @@ func collects(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, err
 	return b.Collect(ctx)
 }
 
+func censuses(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) {
+	return b.Census(ctx)
+}
+
 // silenced is how many of users have lost their recording.
 func (w *world) silenced(t *testing.T, users []int64) (n int) {
 	t.Helper()
@@ -238,7 +242,7 @@ func TestARefusedQuestionIsNoSecondAbsence(t *testing.T) {
 	w.rude = true
 	w.DeleteParticipant(rows[0])
 	w.earlier(48*time.Hour, func() { w.rename(rows[4], "Faculty") })
-	w.interrupted(t, "bln users.get", 1, func(ctx context.Context, b *bridgesync.Bridge) (bridgesync.Result, error) { return b.Census(ctx) })
+	w.interrupted(t, "bln users.get", 1, censuses)
 	w.AddParticipant(speaker("u0", "u000@demo.example", "", users[0]))
 	b := w.searching(t, func(asked string) (int, string) {
 		if strings.Contains(asked, "u000@") {

@@ -19,6 +19,11 @@ func (w *world) rename(id int64, title string) {
 	w.UpdateParticipant(id, func(p *simulator.Participant) { p.EventTitle = title })
 }
 
+// correct says of a row that it is of another address, whose user is theirs.
+func (w *world) correct(id int64, email string, user int64) {
+	w.UpdateParticipant(id, func(p *simulator.Participant) { p.Email, p.For = email, user })
+}
+
 // Trap 27a: a row that is updated leaves the window and shifts the rest.
 func TestRowsUpdatedWhileTheyAreReadAreNotMissed(t *testing.T) {
 	t.Parallel()
